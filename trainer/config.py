@@ -1,0 +1,250 @@
+"""Every field of the config: its default, unit and meaning; and the rules that the values obey.
+
+A config file (configs/*.py) is a Python file with `get_config(variant='')` that calls `base` and changes what differs.
+The fields of a model family or a task stand in its own file (trainer/models/*.py, trainer/tasks/*.py, `FIELDS`) and are
+composed here, so that each field is declared once. `check` runs every rule that needs no device and no data, before
+TensorFlow touches either; the rules that need them stand where the facts are known (`check_topology` here, the data's in
+trainer/data/source.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from trainer import models, tasks
+from trainer.errors import ConfigError
+from trainer.fields import Field, above, at_least, fraction, nearest, one_of
+from trainer.optim import optimizers, schedules
+
+# Field(default, meaning, rule, fixed=True where a change on resume would break the run)
+SECTIONS: dict[str, dict[str, Field]] = {
+  '': {
+    'seed': Field(0, 'seed of weights, data order, augmentation and dropout', at_least(0), fixed=True),
+    'deterministic': Field(True, 'the same bytes from the same run; on a GPU slower, and an error where an op cannot be'),
+  },
+  'cluster': {
+    'strategy': Field(
+      'auto', 'how replicas are laid out', one_of('auto', 'one', 'mirrored', 'multi_worker', 'tpu')
+    ),
+    'cpu_devices': Field(1, 'split the CPU of this process into so many logical devices', at_least(1)),
+    'tpu': Field('', "name or address of the TPU; 'local' for the one in this machine; empty: none"),
+  },
+  'precision': {
+    'policy': Field(
+      'auto',
+      'dtype of the computation; variables stay float32',
+      one_of('auto', 'float32', 'mixed_bfloat16', 'mixed_float16'),
+      fixed=True,
+    ),
+    'xla': Field('auto', 'compile forward, backward and update with XLA', one_of('auto', 'on', 'off')),
+  },
+  'data': {
+    'dataset': Field('', "TFDS name with optional config and version: 'name', 'name/config', 'name:1.0.0'", fixed=True),
+    'data_dir': Field('', 'TFDS data directory; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets'),
+    'train_split': Field('train', "TFDS split to train on; slices as in 'train[:90%]'", fixed=True),
+    'eval_split': Field('test', 'TFDS split to evaluate on, whole and once'),
+    'source': Field(
+      'auto', 'where records come from', one_of('auto', 'memory', 'lanes', 'synthetic'), fixed=True
+    ),
+    'lanes': Field(0, 'virtual readers of a streamed split, a divisor of the batch; 0: the largest up to 64', at_least(0), fixed=True),
+    'chunk_records': Field(64, 'records read in one piece by a lane', at_least(1), fixed=True),
+    'window_records': Field(256, 'records that a lane shuffles among each other', at_least(1), fixed=True),
+    'memory_budget_bytes': Field(2 * 1024**3, 'a prepared training split up to this size is kept in memory', at_least(0)),
+  },
+  'optimizer': {
+    'name': Field('adamw', 'a Keras optimizer', optimizers.check_name, fixed=True),
+    'learning_rate': Field(1e-3, 'peak learning rate', above(0)),
+    'schedule': Field('cosine', 'course of the learning rate after the warm-up', one_of(*schedules.NAMES)),
+    'warmup_steps': Field(0, 'steps of linear rise from 0 to the peak', at_least(0)),
+    'decay_steps': Field(0, 'steps after the warm-up over which the schedule runs; 0: all that are left', at_least(0)),
+    'end_factor': Field(0.0, 'learning rate at the end of the schedule, as a share of the peak', at_least(0)),
+    'decay_rate': Field(0.1, 'factor per drop (piecewise) or per decay_steps (exponential, inverse_time)', above(0)),
+    'boundaries': Field((), 'steps at which the piecewise schedule drops by decay_rate; a tuple of int'),
+    'power': Field(1.0, 'exponent of the polynomial schedule; 1 is linear', above(0)),
+    'weight_decay': Field(0.0, 'decoupled weight decay per step, times the learning rate', at_least(0)),
+    'decay_all': Field(False, 'weight decay on biases and normalisation too'),
+    'clip_norm': Field(0.0, 'largest global L2 norm of the gradient; 0: no clipping', at_least(0)),
+    'ema_decay': Field(0.0, 'decay per step of the average of the weights, which is then evaluated; 0: none', fraction, fixed=True),
+    'options': Field('', "further arguments of the Keras optimizer as JSON, e.g. '{\"momentum\": 0.9}'", optimizers.check_options),
+  },
+  'train': {
+    'steps': Field(1000, 'optimizer steps of the whole run', at_least(1)),
+    'global_batch_size': Field(64, 'examples per step over all replicas', at_least(1), fixed=True),
+    'micro_batches': Field(1, 'pieces of a replica batch whose gradients are added up before the step', at_least(1)),
+    'steps_per_loop': Field(0, 'steps run without returning to Python; 0: chosen so that a block takes about half a second', at_least(0)),
+    'log_every_steps': Field(100, 'steps averaged in one row of metrics', at_least(1)),
+    'on_nonfinite': Field('raise', 'what a gradient that is not finite does: end the run, or skip the step', one_of('raise', 'skip')),
+  },
+  'eval': {
+    'every_steps': Field(0, 'steps between evaluations; 0: at the end only', at_least(0)),
+    'global_batch_size': Field(0, 'examples per evaluation step over all replicas; 0: as in training', at_least(0)),
+    'best_metric': Field('auto', "metric that names the best checkpoint; 'auto': the task's own; empty: none", fixed=True),
+    'best_mode': Field('auto', 'whether the best is the largest or the smallest', one_of('auto', 'max', 'min'), fixed=True),
+  },
+  'checkpoint': {
+    'every_steps': Field(0, 'steps between checkpoints; 0: by every_seconds and at the end only', at_least(0)),
+    'every_seconds': Field(600.0, 'seconds between checkpoints, beside every_steps; 0: by every_steps only', at_least(0)),
+    'keep': Field(3, 'newest checkpoints that are kept', at_least(1)),
+    'keep_best': Field(1, 'best checkpoints that are kept beside them', at_least(0)),
+  },
+}  # fmt: skip
+
+
+def base(*, task: str, model: str) -> ml_collections.ConfigDict:
+  """A locked config with every field at its default, for a task and a model family by name.
+
+  Raises:
+    ConfigError: there is no such task or family; the message names the nearest.
+  """
+  config = ml_collections.ConfigDict()
+  for section, table in SECTIONS.items():
+    part = {name: field.default for name, field in table.items()}
+    config.update(part if not section else {section: part})
+  config.task = {'name': task, **{n: f.default for n, f in tasks.fields(task).items()}}
+  config.model = {'name': model, **{n: f.default for n, f in models.fields(model).items()}}
+  return config.lock()
+
+
+def declared(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str, Field]]:
+  """(section, name, field) of every field that this config may have, given its task and model family."""
+  for section, table in SECTIONS.items():
+    for name, field in table.items():
+      yield section, name, field
+  yield 'task', 'name', Field('', 'what is learnt', tasks.check_name, fixed=True)
+  yield from (('task', name, field) for name, field in tasks.fields(config.task.name).items())
+  yield 'model', 'name', Field('', 'the model family', models.check_name, fixed=True)
+  yield from (('model', name, field) for name, field in models.fields(config.model.name).items())
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks every rule that needs neither a device nor the data.
+
+  Raises:
+    ConfigError: a field is unknown or missing, a value breaks its rule, or two values do not fit together.
+  """
+  for part in ('task', 'model'):
+    if part not in config or 'name' not in config[part]:
+      raise ConfigError(f'the config has no {part}.name: build it with trainer.config.base(task=..., model=...)')
+  known = {_path(section, name): field for section, name, field in declared(config)}
+  present = flatten(config)
+  for path in present:
+    if path not in known:
+      raise ConfigError(f'unknown config field {path!r}{nearest(path, known)}')
+  for path, field in known.items():
+    if path not in present:
+      raise ConfigError(f'config field {path!r} is missing: build the config with trainer.config.base')
+    value = present[path]
+    if not _fits(value, field.default):
+      raise ConfigError(f'{path}={value!r} is of type {type(value).__name__}, must be {type(field.default).__name__}')
+    complaint = field.rule(value) if field.rule else ''
+    if complaint:
+      raise ConfigError(f'{path}={value!r} {complaint}')
+  _check_across(config)
+
+
+def _check_across(config: ml_collections.ConfigDict) -> None:
+  """The rules between fields; each says which field to change."""
+  data, optimizer, train, batch = config.data, config.optimizer, config.train, config.train.global_batch_size
+  if not data.dataset:
+    raise ConfigError('data.dataset is empty: name a TFDS dataset')
+  if batch % train.micro_batches:
+    raise ConfigError(f'train.global_batch_size={batch} is not divisible by train.micro_batches={train.micro_batches}')
+  if data.lanes > batch:
+    raise ConfigError(f'data.lanes={data.lanes} is more than train.global_batch_size={batch}: lower data.lanes')
+  if data.lanes and batch % data.lanes:
+    raise ConfigError(f'train.global_batch_size={batch} is not divisible by data.lanes={data.lanes}')
+  if optimizer.warmup_steps > train.steps:
+    raise ConfigError(f'optimizer.warmup_steps={optimizer.warmup_steps} is more than train.steps={train.steps}')
+  schedules.check(optimizer)
+  if data.source != 'synthetic' and not data.eval_split:
+    raise ConfigError('data.eval_split is empty: name a split to evaluate on')
+
+
+def check_topology(config: ml_collections.ConfigDict, replicas: int, workers: int) -> None:
+  """Checks the rules between the config and the number of replicas and worker processes.
+
+  Raises:
+    ConfigError: a batch cannot be shared out evenly; the message names the fields.
+  """
+  batch = config.train.global_batch_size
+  pieces = replicas * config.train.micro_batches
+  if batch % pieces:
+    raise ConfigError(
+      f'train.global_batch_size={batch} is not divisible by {replicas} replicas x {config.train.micro_batches} '
+      f'micro-batches: make it a multiple of {pieces}'
+    )
+  if eval_batch_size(config) % replicas:
+    raise ConfigError(f'eval.global_batch_size={eval_batch_size(config)} is not divisible by {replicas} replicas')
+
+
+def lanes(config: ml_collections.ConfigDict) -> int:
+  """Number of lanes of a streamed split: a function of the config alone, so that any topology reads the same batches."""
+  batch = config.train.global_batch_size
+  return config.data.lanes or max(count for count in range(1, min(64, batch) + 1) if batch % count == 0)
+
+
+def eval_batch_size(config: ml_collections.ConfigDict) -> int:
+  """Examples per evaluation step over all replicas."""
+  return config.eval.global_batch_size or config.train.global_batch_size
+
+
+def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
+  """The config as {'train.steps': 1000, ...}; tuples stay whole."""
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    path = _path(prefix, name)
+    if isinstance(value, ml_collections.ConfigDict | dict):
+      flat.update(flatten(value, path))
+    else:
+      flat[path] = value
+  return flat
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """The effective config as indented JSON, fields in the order of their declaration."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=False) + '\n'
+
+
+def changes(config: ml_collections.ConfigDict, before: dict[str, Any]) -> list[tuple[str, Any, Any, bool]]:
+  """What differs from the config of an earlier attempt.
+
+  Args:
+    config: the config of this attempt, checked.
+    before: the parsed config.json of the earlier attempt.
+
+  Returns:
+    (path, earlier value, value now, whether the change would break the run) for each field that differs. A field that
+    only one of the two knows (another version of this program) has None on the other side and breaks nothing.
+  """
+  fixed = {_path(section, name) for section, name, field in declared(config) if field.fixed}
+  old = {path: _plain(value) for path, value in flatten(before).items()}
+  new = {path: _plain(value) for path, value in flatten(config).items()}
+  return [
+    (path, old.get(path), new.get(path), path in fixed and path in old)
+    for path in sorted(old.keys() | new.keys())
+    if old.get(path) != new.get(path)
+  ]
+
+
+def _path(section: str, name: str) -> str:
+  return f'{section}.{name}' if section else name
+
+
+def _plain(value: Any) -> Any:
+  """A value as JSON gives it back, so that a tuple equals the list that it became."""
+  return json.loads(json.dumps(value))
+
+
+def _fits(value: Any, default: Any) -> bool:
+  """Whether a value has the type of the field's default; an int is good where a float is asked for."""
+  if isinstance(default, bool) or isinstance(value, bool):
+    return isinstance(default, bool) and isinstance(value, bool)
+  if isinstance(default, float):
+    return isinstance(value, int | float)
+  if isinstance(default, tuple):
+    return isinstance(value, tuple | list)
+  return isinstance(value, type(default))

@@ -1,0 +1,21 @@
+"""What can end a run, and the exit code that says so."""
+
+EXIT_COMPLETE = 0
+EXIT_USER_MISTAKE = 2
+EXIT_DIVERGED = 3
+EXIT_RUN_AGAIN = 75
+
+
+class ConfigError(ValueError):
+  """A mistake that the user can mend: in the config, the flags, the data, the checkpoint or the machine.
+
+  The message is one line: what is wrong, the value, and the fix. `main` prints it without a traceback and exits 2.
+  """
+
+
+class DivergedError(RuntimeError):
+  """Training produced a loss or a gradient that is not finite, and the config says to stop then. Exit code 3."""
+
+
+class RunAgain(RuntimeError):
+  """The run stopped before its end, on purpose or because a peer was lost, and goes on when started again. Exit code 75."""
