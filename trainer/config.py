@@ -160,6 +160,7 @@ def _check_across(config: ml_collections.ConfigDict) -> None:
   if optimizer.warmup_steps > train.steps:
     raise ConfigError(f'optimizer.warmup_steps={optimizer.warmup_steps} is more than train.steps={train.steps}')
   schedules.check(optimizer)
+  optimizers.arguments(optimizer)
   if data.source != 'synthetic' and not data.eval_split:
     raise ConfigError('data.eval_split is empty: name a split to evaluate on')
 

@@ -1,0 +1,1 @@
+"""What the program does with a session, one mode a file; the table stands in trainer/main.py."""

@@ -1,0 +1,1 @@
+"""How weights move: Keras' optimizers on already reduced gradients, and the course of the learning rate."""

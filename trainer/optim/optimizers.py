@@ -1,0 +1,139 @@
+"""Keras' optimizers, made to run on each replica's own copy of the weights, with gradients that are already reduced.
+
+Keras sums the gradients over the replicas inside `apply`, after clipping them, and updates the weights in a
+`merge_call`, which XLA cannot compile. Here the step reduces the gradients once, checks and clips the sum, and then each
+replica applies the same update to its own copy: same numbers in, same instructions, same bits out. `ReplicaLocal` is all
+that this takes; it replaces three private methods of Keras' TensorFlow optimizer, and tests/optim/test_optimizers.py
+holds each optimizer against Keras' own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.errors import ConfigError
+from trainer.fields import nearest
+from trainer.optim import schedules
+
+# What the harness does itself, after the reduction, and so must not be done a second time by Keras.
+_OURS = {
+  'learning_rate': 'optimizer.learning_rate',
+  'weight_decay': 'optimizer.weight_decay',
+  'clipnorm': 'optimizer.clip_norm',
+  'global_clipnorm': 'optimizer.clip_norm',
+  'clipvalue': 'optimizer.clip_norm',
+  'use_ema': 'optimizer.ema_decay',
+  'ema_momentum': 'optimizer.ema_decay',
+  'ema_overwrite_frequency': 'optimizer.ema_decay',
+  'loss_scale_factor': "precision.policy='mixed_float16'",
+  'gradient_accumulation_steps': 'train.micro_batches',
+  'name': '',
+  'kwargs': '',
+}
+_WRAPPERS = ('Optimizer', 'LossScaleOptimizer', 'MultiOptimizer')
+
+
+class ReplicaLocal(keras.optimizers.Optimizer):
+  """Mixed in behind a Keras optimizer: updates the calling replica's variables, and reduces nothing."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    # Keras' counter takes the first replica's value by a collective; ours is counted on each replica alike.
+    self._untrack_variable(self._iterations)
+    self._iterations = keras.Variable(0, dtype='int64', aggregation='none', trainable=False, name='iterations')
+
+  def _apply_weight_decay(self, variables):
+    if self.weight_decay is None:
+      return
+    for variable in variables:
+      if self._use_weight_decay(variable):
+        rate = keras.ops.cast(self.learning_rate * self.weight_decay, variable.dtype)
+        variable.assign(variable - variable * rate)
+
+  def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    for gradient, variable in zip(grads, trainable_variables, strict=True):
+      self.update_step(gradient, variable, learning_rate)
+
+
+@functools.cache
+def table() -> dict[str, type[keras.optimizers.Optimizer]]:
+  """Keras' optimizers by lower-case name."""
+  classes = vars(keras.optimizers).values()
+  return {
+    cls.__name__.lower(): cls
+    for cls in classes
+    if inspect.isclass(cls) and issubclass(cls, keras.optimizers.Optimizer) and cls.__name__ not in _WRAPPERS
+  }
+
+
+def check_name(name: str) -> str:
+  """The rule of `optimizer.name`."""
+  return '' if name in table() else f'is not an optimizer{nearest(name, table())} Known: {", ".join(sorted(table()))}'
+
+
+def check_options(text: str) -> str:
+  """The rule of `optimizer.options`, as far as it holds for every optimizer."""
+  if not text:
+    return ''
+  try:
+    options = json.loads(text)
+  except json.JSONDecodeError as error:
+    return f'is not JSON: {error}'
+  if not isinstance(options, dict):
+    return 'must be a JSON object'
+  taken = [name for name in options if name in _OURS]
+  return f'has {taken[0]!r}, which the harness does itself: use {_OURS[taken[0]] or "no such option"}' if taken else ''
+
+
+def arguments(config) -> dict[str, Any]:
+  """The parsed `optimizer.options`.
+
+  Raises:
+    ConfigError: the optimizer has no such argument; the message names the nearest.
+  """
+  options = json.loads(config.options or '{}')
+  known = [name for name in inspect.signature(table()[config.name].__init__).parameters if name not in _OURS]
+  known.remove('self')
+  for name in options:
+    if name not in known:
+      raise ConfigError(
+        f'optimizer.options has {name!r}, which {config.name} does not take{nearest(name, known)} '
+        f'Known: {", ".join(known)}'
+      )
+  return options
+
+
+def create(config, total_steps: int, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
+  """The optimizer of the config's `optimizer` section, built for `variables`. Call it in the strategy's scope.
+
+  Its `apply(grads)` must be given gradients that are already summed over the replicas, in replica context; it does not
+  clip, scale, average or accumulate. Weight decay is decoupled (Loshchilov and Hutter, 2019, section 2: times the
+  learning rate) and spares variables of rank 0 and 1 (biases, norms), unless `decay_all`.
+
+  Raises:
+    ConfigError: an argument in `options` is unknown, or its value is refused by Keras.
+  """
+  kind = table()[config.name]
+  local = type(kind.__name__, (kind, ReplicaLocal), {})
+  kwargs = {'weight_decay': config.weight_decay or None, **arguments(config)}
+  if 'adam_weight_decay' in inspect.signature(kind.__init__).parameters:
+    kwargs.setdefault('adam_weight_decay', config.weight_decay or None)
+  try:
+    optimizer = local(learning_rate=schedules.create(config, total_steps), name=config.name, **kwargs)
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f'optimizer.options={config.options!r}: {str(error).splitlines()[0]}') from error
+  if not config.decay_all:
+    optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
+  optimizer.build(variables)
+  return optimizer
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+  """The rate that the next update takes, a float32 scalar; in graph or eager, on the calling replica."""
+  return tf.cast(optimizer.learning_rate, tf.float32)

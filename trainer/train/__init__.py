@@ -1,0 +1,1 @@
+"""How it is learnt: the state, the step, the evaluation and the order of events."""

@@ -1,0 +1,147 @@
+"""What a mode works with, put together in the one order that works: devices, strategy, data, task, model, state."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer import config as config_lib
+from trainer import models, tasks
+from trainer.checkpoint import Checkpoints, Restored, check_compatible
+from trainer.data.pipeline import Pipeline
+from trainer.data.source import Dataset, open_dataset
+from trainer.errors import ConfigError
+from trainer.optim import optimizers
+from trainer.runtime import agreement, cluster, precision, strategy
+from trainer.train.evaluate import Evaluator
+from trainer.train.state import TrainState
+from trainer.train.step import FIRST_LOSS_SCALE, TrainStep, has_synchronized_statistics
+
+
+@dataclasses.dataclass
+class Session:
+  """The parts of one process's share in a run. `best_metric` is '' where no best is kept."""
+
+  config: Any
+  cluster: cluster.Cluster
+  strategy: tf.distribute.Strategy
+  precision: precision.Precision
+  dataset: Dataset
+  task: Any
+  pipeline: Pipeline
+  state: TrainState
+  best_metric: str
+  best_mode: str
+
+  def train_step(self) -> TrainStep:
+    return TrainStep(self.config, self.strategy, self.state, self.task, self.precision)
+
+  def evaluator(self) -> Evaluator:
+    return Evaluator(self.strategy, self.state, self.task, self.pipeline, self.precision)
+
+  def host(self) -> dict[str, Any]:
+    """What a checkpoint holds beside the variables."""
+    return {'progress': self.state.host(), 'data': self.pipeline.fingerprint, 'task': self.task.state()}
+
+  def restore(self, restored: Restored) -> None:
+    """Puts a checkpoint in place of the state.
+
+    Raises:
+      ConfigError: it is of another model, or of other data.
+    """
+    check_compatible(restored.arrays, self.state.expected())
+    if restored.host['data'] != self.pipeline.fingerprint:
+      raise ConfigError(
+        f'the data is not what checkpoint {restored.step} was trained on: it was {restored.host["data"]}, '
+        f'and is now {self.pipeline.fingerprint}'
+      )
+    self.state.restore(restored.arrays)
+    self.state.restore_host(restored.host['progress'])
+
+  def restore_newest(self, checkpoints: Checkpoints) -> int:
+    """Restores the newest intact checkpoint on all processes; the chief chooses. Returns its step, or 0 if there is none.
+
+    Raises:
+      ConfigError: as `restore`; or a process cannot read what the chief can.
+    """
+    found = checkpoints.newest_intact() if self.cluster.is_chief else None
+    step = agreement.from_chief(self.strategy, self.cluster, found.step if found else 0)
+    problem = ''
+    if step and not found:
+      try:
+        found = checkpoints.restore(step)
+      except Exception as error:  # whatever it is, the others must hear of it before this process leaves
+        problem = str(error)
+    if not agreement.all_true(self.strategy, self.cluster, not problem):
+      raise ConfigError(
+        f'checkpoint {step} can be read by the chief but not by every worker'
+        f'{": " + problem if problem else ""}. Is --workdir on a file system that all workers share?'
+      )
+    if found:
+      self.restore(found)
+    return step
+
+
+def build(config) -> Session:
+  """Builds everything up to the first weights.
+
+  Raises:
+    ConfigError: the machine, the data, the task or the model cannot serve the config.
+  """
+  where = cluster.discover(config)
+  config_lib.check_topology(config, where.replicas, where.num_workers)
+  how = precision.choose(config, where)
+  distribution = strategy.create(where, config)
+  if agreement.from_chief(distribution, where, _digest(config)) != _digest(config):
+    raise ConfigError("the config of this worker differs from the chief's: start all workers with the same flags")
+  dataset = open_dataset(config)
+  task = tasks.create(config, dataset.features, lambda: dataset.examples(dataset.train))
+  pipeline = Pipeline(config, dataset, task, replicas=where.replicas, workers=where.num_workers)
+  precision.apply(how)
+  # The same weights in each process and at each start, whatever was built before.
+  keras.utils.set_random_seed(config.seed)
+  with distribution.scope():
+    model = models.build(config, task.input_spec, task.units)
+    how = _without_xla_where_it_cannot(config, model, how, where)
+    optimizer = optimizers.create(config.optimizer, config.train.steps, model.trainable_variables)
+    loss_scale = FIRST_LOSS_SCALE if how.policy == 'mixed_float16' else 1.0
+    state = TrainState(model, optimizer, ema=config.optimizer.ema_decay > 0, loss_scale=loss_scale)
+  metric, mode = _best(config, task)
+  return Session(config, where, distribution, how, dataset, task, pipeline, state, metric, mode)
+
+
+def _digest(config) -> int:
+  """A number below 2**31 that differs where the configs of two workers do."""
+  return zlib.crc32(config_lib.to_json(config).encode()) & 0x7FFFFFFF
+
+
+def _without_xla_where_it_cannot(config, model, how: precision.Precision, where) -> precision.Precision:
+  """Statistics synchronized over replicas are a collective in the forward pass: no XLA, no loop of micro-batches."""
+  if where.replicas == 1 or not has_synchronized_statistics(model):
+    return how
+  if config.train.micro_batches > 1:
+    raise ConfigError('synchronized batch statistics need train.micro_batches=1; or choose model.norm=group')
+  if config.precision.xla == 'on':
+    raise ConfigError("synchronized batch statistics cannot be compiled by XLA: set precision.xla='off', or model.norm=group")
+  return dataclasses.replace(how, xla=False, xla_reason='batch statistics are synchronized over the replicas')
+
+
+def _best(config, task) -> tuple[str, str]:
+  """The metric that names the best checkpoint, and 'max' or 'min'."""
+  name, mode = (task.best if config.eval.best_metric == 'auto' else (config.eval.best_metric, 'auto'))
+  if name and name not in ('loss', *task.metric_names):
+    raise ConfigError(f'eval.best_metric={name!r} is not measured: choose loss or one of {", ".join(task.metric_names)}')
+  if config.eval.best_mode != 'auto':
+    return name, config.eval.best_mode
+  if mode == 'auto':
+    if name == 'loss':
+      mode = 'min'
+    elif name == task.best[0]:
+      mode = task.best[1]
+    elif name:
+      raise ConfigError(f"eval.best_mode='auto' is not known for {name!r}: set it to 'max' or 'min'")
+  return name, mode if name else 'max'

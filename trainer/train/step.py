@@ -1,0 +1,202 @@
+"""The training step, the same on every strategy: forward, backward, reduce, check, clip, update, average.
+
+A replica adds up loss sums, weight sums and gradients over its micro-batches (`_gradients`, inside XLA where that pays).
+One all-reduce sums them over the replicas. The rest (`_update`) runs on each replica alike, from the same numbers: divide by
+the global sum of weights and the loss scale, check, clip, apply, average. A model is called without writing to a variable
+(`stateless_call`), so the same function serves XLA, micro-batches and averaged weights.
+
+The row of a step is a float32 vector: the sums of FIXED_SUMS, then the task's metric sums, then FACTS.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.optim import optimizers
+from trainer.runtime.precision import Precision
+from trainer.train.reduction import Packing
+from trainer.train.state import TrainState
+
+# Sums over replicas. `loss`, `weight` and `regularization` are sums over examples; `stop` counts the replicas whose process
+# was told to stop; `save` and `block_steps` are what the chief asks all to do at the end of the block.
+FIXED_SUMS = ('loss', 'weight', 'regularization', 'stop', 'save', 'block_steps')
+# Known after the reduction, the same on all replicas.
+FACTS = ('gradient_norm', 'finite', 'learning_rate', 'loss_scale')
+
+# Dynamic loss scale (Micikevicius et al., Mixed Precision Training, 2018, section 3.2), with the usual constants.
+FIRST_LOSS_SCALE = 2.0**15
+LOSS_SCALE_GROWTH_STEPS = 2000
+
+
+class TrainStep:
+  """Compiles and runs blocks of steps of one model, task and strategy."""
+
+  def __init__(self, config, strategy: tf.distribute.Strategy, state: TrainState, task, precision: Precision):
+    self.strategy, self.state, self.task, self.model = strategy, state, task, state.model
+    self.seed = config.seed
+    self.batch_size = config.train.global_batch_size
+    self.micro_batches = config.train.micro_batches
+    self.clip_norm = config.optimizer.clip_norm
+    self.ema_decay = config.optimizer.ema_decay
+    self.scaled = precision.policy == 'mixed_float16'
+    self.replicas = strategy.num_replicas_in_sync
+    weights = {id(v) for v in self.model.weights}
+    self.buffers = self.model.non_trainable_variables
+    # What the forward pass changes: averaged over the replicas if it is a number, kept as it is if it is a seed.
+    self.statistics = [i for i, v in enumerate(self.buffers) if id(v) in weights and 'float' in str(v.dtype)]
+    self.counters = [i for i, v in enumerate(self.buffers) if id(v) in weights and 'float' not in str(v.dtype)]
+    self.seeds = [i for i, v in enumerate(self.buffers) if id(v) not in weights]
+    self._packing: Packing | None = None
+    self._gradients_fn = tf.function(self._gradients, jit_compile=True) if precision.xla else self._gradients
+    self._update_fn = tf.function(self._update, jit_compile=True) if precision.xla else self._update
+
+  @tf.function
+  def run(self, iterator, first_step: tf.Tensor, steps: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
+    """Runs a block of steps without returning to the host.
+
+    Args:
+      iterator: of a distributed dataset of batches.
+      first_step: int64, steps done before the block.
+      steps: int32, steps in the block.
+      control: float32 [3], this process's `stop` flag and the chief's `save` and `block_steps`.
+
+    Returns:
+      float32 [steps, M], the row of each step.
+    """
+    rows = tf.TensorArray(tf.float32, size=steps)
+    for i in tf.range(steps):
+      row = self.strategy.run(self._replica_step, args=(next(iterator), first_step + tf.cast(i, tf.int64), control))
+      rows = rows.write(i, self.strategy.experimental_local_results(row)[0])
+    return rows.stack()
+
+  def _replica_step(self, batch: dict, step: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    replica = tf.cast(replica, tf.int32)
+    control = tf.where([True, replica == 0, replica == 0], control, 0.0)
+    packed, counters = self._gradients_fn(batch, step, replica, control)
+    return self._update_fn(self._packing.reduce(packed), counters)
+
+  # -- before the reduction: this replica's sums ------------------------------------------------------------------------
+
+  def _gradients(self, batch: dict, step: tf.Tensor, replica: tf.Tensor, control: tf.Tensor):
+    """Packed (gradients, statistics, sums) of this replica's part of the batch, and its counters."""
+    # Sums over the batch are kept near means, so that float16 does not overflow for its size alone.
+    scale = self.state.loss_scale.value / self.batch_size
+    parameters = [tf.convert_to_tensor(v.value) for v in self.state.trainable]
+    buffers = [tf.convert_to_tensor(v.value) for v in self.buffers]
+    if self.micro_batches == 1:
+      gradients, buffers, sums = self._forward_backward(batch, parameters, buffers, scale, step, replica, 0)
+    else:
+      gradients, buffers, sums = self._accumulate(batch, parameters, buffers, scale, step, replica)
+    sums = tf.concat([sums[:3], control, sums[3:]], 0)
+    tensors = [*gradients, *(buffers[i] for i in self.statistics), sums]
+    if self._packing is None:
+      self._packing = Packing([tuple(t.shape) for t in tensors], self.replicas)
+    return self._packing.pack(tensors), [buffers[i] for i in self.counters]
+
+  def _accumulate(self, batch: dict, parameters, buffers, scale, step, replica):
+    """The same sums over micro-batches, one after another, in the memory of one."""
+    pieces = tf.nest.map_structure(self._split, batch)
+    piece = tf.nest.map_structure(lambda tensor: tensor[0], pieces)
+    # The first piece runs ahead of the loop and gives the loop variables their shapes.
+    gradients, buffers, sums = self._forward_backward(piece, parameters, buffers, scale, step, replica, 0)
+
+    def body(i, gradients, buffers, sums):
+      piece = tf.nest.map_structure(lambda tensor: tensor[i], pieces)
+      more, buffers, other = self._forward_backward(piece, parameters, buffers, scale, step, replica, i)
+      return i + 1, [a + b for a, b in zip(gradients, more, strict=True)], buffers, sums + other
+
+    loop = (tf.constant(1), gradients, buffers, sums)
+    _, gradients, buffers, sums = tf.while_loop(
+      lambda i, *_: i < self.micro_batches, body, loop, maximum_iterations=self.micro_batches - 1
+    )
+    return gradients, buffers, sums
+
+  def _split(self, tensor: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(tensor, [self.micro_batches, tensor.shape[0] // self.micro_batches, *tensor.shape[1:]])
+
+  def _forward_backward(self, batch, parameters, buffers, scale, step, replica, piece):
+    """Gradients of the scaled loss sum, the buffers after the forward pass, and [loss, weight, regularization, metrics]."""
+    buffers = list(buffers)
+    for number, i in enumerate(self.seeds):
+      buffers[i] = tf.cast(_fold(self.seed, step, replica, piece, number), self.buffers[i].dtype)
+    weight = tf.cast(batch['weight'], tf.float32)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch(parameters)
+      outputs, after, penalties = self.model.stateless_call(
+        parameters, buffers, batch['inputs'], training=True, return_losses=True
+      )
+      loss = tf.reduce_sum(self.task.losses(outputs, batch) * weight)
+      weight_sum = tf.reduce_sum(weight)
+      # A penalty counts once per step: weighted like the examples here, it is divided by their number later.
+      penalty = tf.add_n([tf.cast(p, tf.float32) for p in penalties]) * weight_sum if penalties else tf.constant(0.0)
+      objective = (loss + penalty) * scale
+    gradients = tape.gradient(objective, parameters, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
+    sums = tf.concat([[loss, weight_sum, penalty], self.task.metric_values(outputs, batch)], 0)
+    return gradients, [tf.convert_to_tensor(value) for value in after], sums
+
+  # -- after the reduction: the same on each replica ---------------------------------------------------------------------
+
+  def _update(self, packed: list[tf.Tensor], counters: list[tf.Tensor]) -> tf.Tensor:
+    """Applies the reduced gradients to this replica's copy of the state; returns the row."""
+    tensors = self._packing.unpack(packed)
+    state, count = self.state, len(self.state.trainable)
+    gradients, statistics, sums = tensors[:count], tensors[count:-1], tensors[-1]
+    loss_scale = tf.convert_to_tensor(state.loss_scale.value)
+    unscale = tf.math.divide_no_nan(float(self.batch_size), loss_scale * sums[1])
+    norm = tf.linalg.global_norm(gradients) * unscale
+    # The norm and the loss are finite exactly when all is; NaN and inf do not cancel in a sum of squares.
+    finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
+    for statistic in statistics:
+      finite &= tf.reduce_all(tf.math.is_finite(statistic))
+    factor = unscale
+    if self.clip_norm:
+      factor *= tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-30))
+    rate = optimizers.learning_rate(state.optimizer)
+
+    def apply():
+      state.optimizer.apply([gradient * factor for gradient in gradients])
+      self._average()
+      for i, statistic in zip(self.statistics, statistics, strict=True):
+        self.buffers[i].assign(statistic / self.replicas)
+      for i, counter in zip(self.counters, counters, strict=True):
+        self.buffers[i].assign(counter)
+      return tf.constant(True)
+
+    finite = tf.cond(finite, apply, lambda: tf.constant(False))
+    if self.scaled:
+      self._adjust_loss_scale(finite)
+    return tf.concat([sums, tf.stack([norm, tf.cast(finite, tf.float32), rate, loss_scale])], 0)
+
+  def _average(self) -> None:
+    """EMA of the weights; the decay rises as (1 + n) / (10 + n), so that the first weights do not linger."""
+    if not self.state.ema:
+      return
+    done = tf.cast(self.state.optimizer.iterations.value, tf.float32)
+    share = 1.0 - tf.minimum(self.ema_decay, (1.0 + done) / (10.0 + done))
+    for average, variable in zip(self.state.ema, self.state.trainable, strict=True):
+      average.assign_add((variable.value - average.value) * share)
+
+  def _adjust_loss_scale(self, finite: tf.Tensor) -> None:
+    scale, good = self.state.loss_scale, self.state.good_steps
+    streak = tf.where(finite, good.value + 1, 0)
+    grow = streak >= LOSS_SCALE_GROWTH_STEPS
+    after = tf.where(finite, tf.where(grow, scale.value * 2.0, scale.value), tf.maximum(scale.value / 2.0, 1.0))
+    scale.assign(after)
+    good.assign(tf.where(grow, 0, streak))
+
+
+def _fold(seed: int, *numbers) -> tf.Tensor:
+  """int32 [2], a seed that is a function of all the numbers; no number is negative in the result."""
+  state = tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
+  for number in numbers:
+    state = tf.random.experimental.stateless_fold_in(state, tf.cast(number, tf.int64))
+  return tf.bitwise.bitwise_and(state, np.int32(0x7FFFFFFF))
+
+
+def has_synchronized_statistics(model: keras.Model) -> bool:
+  """Whether a layer reduces over the replicas in its forward pass, which XLA and a loop of micro-batches cannot hold."""
+  return any(getattr(layer, 'synchronized', False) for layer in model._flatten_layers())
