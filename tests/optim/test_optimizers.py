@@ -96,3 +96,11 @@ def test_unknown_option_names_the_nearest():
 def test_unknown_optimizer_names_the_nearest():
   assert "did you mean 'adamw'" in optimizers.check_name('adamww')
   assert optimizers.check_name('adamw') == ''
+
+
+@pytest.mark.parametrize('name', sorted(optimizers.table()))
+def test_needs_no_weight_decay(name):
+  layer = dense(3)
+  optimizer = optimizers.create(settings(name=name, weight_decay=0.0), 10, layer.trainable_variables)
+  optimizer.apply(gradients(0, layer.trainable_variables))
+  assert np.isfinite(layer.kernel.numpy()).all()

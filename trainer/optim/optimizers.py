@@ -49,7 +49,7 @@ class ReplicaLocal(keras.optimizers.Optimizer):
     self._iterations = keras.Variable(0, dtype='int64', aggregation='none', trainable=False, name='iterations')
 
   def _apply_weight_decay(self, variables):
-    if self.weight_decay is None:
+    if not self.weight_decay:
       return
     for variable in variables:
       if self._use_weight_decay(variable):
@@ -121,9 +121,9 @@ def create(config, total_steps: int, variables: list[keras.Variable]) -> keras.o
   """
   kind = table()[config.name]
   local = type(kind.__name__, (kind, ReplicaLocal), {})
-  kwargs = {'weight_decay': config.weight_decay or None, **arguments(config)}
+  kwargs = {'weight_decay': config.weight_decay, **arguments(config)}
   if 'adam_weight_decay' in inspect.signature(kind.__init__).parameters:
-    kwargs.setdefault('adam_weight_decay', config.weight_decay or None)
+    kwargs.setdefault('adam_weight_decay', config.weight_decay)  # Muon's, for what is not a matrix
   try:
     optimizer = local(learning_rate=schedules.create(config, total_steps), name=config.name, **kwargs)
   except (TypeError, ValueError) as error:

@@ -84,9 +84,8 @@ class Loop:
       self.metric = results[name]
       if self.progress.best_step < 0 or self._better(self.metric, self.progress.best_value):
         self.progress.best_step, self.progress.best_value = step, self.metric
-    if step == self.saved_step and self.session.cluster.is_chief:
-      # Saved at a stop, before it was evaluated: the weights are on disk, what is new is written beside them.
-      self.checkpoints.annotate(step, self.session.host(), metric=self.metric)
+    if step == self.saved_step:
+      self.saved_step = -1  # it was saved at a stop, before it was evaluated: save it again, with what is new
 
   def _better(self, value: float, best: float) -> bool:
     return value > best if self.session.best_mode == 'max' else value < best

@@ -115,7 +115,8 @@ class TrainStep:
     return gradients, buffers, sums
 
   def _split(self, tensor: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(tensor, [self.micro_batches, tensor.shape[0] // self.micro_batches, *tensor.shape[1:]])
+    size = self.batch_size // self.replicas // self.micro_batches
+    return tf.reshape(tensor, [self.micro_batches, size, *tensor.shape[1:]])
 
   def _forward_backward(self, batch, parameters, buffers, scale, step, replica, piece):
     """Gradients of the scaled loss sum, the buffers after the forward pass, and [loss, weight, regularization, metrics]."""
