@@ -17,7 +17,7 @@ class Evaluator:
 
   def __init__(self, strategy: tf.distribute.Strategy, state: TrainState, task, pipeline, precision: Precision):
     self.strategy, self.state, self.task, self.pipeline = strategy, state, task, pipeline
-    self._sums_fn = tf.function(self._sums, jit_compile=True) if precision.xla else self._sums
+    self._sums_fn = tf.function(self._sums, jit_compile=True, autograph=False) if precision.xla else self._sums
 
   def evaluate(self) -> dict[str, float]:
     """Loss (mean over examples), the task's metrics and the number of examples of the evaluation split.
@@ -35,7 +35,7 @@ class Evaluator:
     loss, weight, examples = total[:3]
     if int(examples) != self.pipeline.eval_examples:
       raise RuntimeError(f'evaluation saw {int(examples)} examples of {self.pipeline.eval_examples}')
-    return {'loss': loss / weight, **self.task.metric_results(total[3:]), 'examples': int(examples)}
+    return {'loss': float(loss / weight), **self.task.metric_results(total[3:]), 'examples': int(examples)}
 
   @tf.function
   def _block(self, iterator, batches: tf.Tensor) -> tf.Tensor:
@@ -45,6 +45,7 @@ class Evaluator:
       rows = rows.write(i, self.strategy.experimental_local_results(row)[0])
     return rows.stack()
 
+  @tf.autograph.experimental.do_not_convert
   def _replica(self, batch: dict) -> tf.Tensor:
     sums = self._sums_fn(batch)
     if self.strategy.num_replicas_in_sync == 1:

@@ -187,4 +187,4 @@ class Loop:
       values['loss_scale'] = facts['loss_scale']
     if progress.skipped_steps:
       values['skipped_steps'] = progress.skipped_steps
-    return values
+    return {name: float(value) for name, value in values.items()}

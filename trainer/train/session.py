@@ -86,13 +86,12 @@ class Session:
     return step
 
 
-def build(config) -> Session:
-  """Builds everything up to the first weights.
+def build(config, where: cluster.Cluster) -> Session:
+  """Builds everything up to the first weights, on the cluster that was discovered.
 
   Raises:
     ConfigError: the machine, the data, the task or the model cannot serve the config.
   """
-  where = cluster.discover(config)
   config_lib.check_topology(config, where.replicas, where.num_workers)
   how = precision.choose(config, where)
   distribution = strategy.create(where, config)

@@ -83,7 +83,7 @@ class TrainState:
     On a CPU the arrays alias TensorFlow's buffers, which are copied on the next write, so this takes milliseconds and the
     values stay as they are; from an accelerator it is the copy to the host. Do not write to the arrays.
     """
-    return {name: _local(v).read_value()._numpy() for name, v in self.variables.items()}
+    return {name: np.asarray(_local(v).read_value()._numpy()) for name, v in self.variables.items()}
 
   def restore(self, arrays: dict[str, np.ndarray]) -> None:
     """Assigns each variable, on every replica of this process. The names, shapes and dtypes must have been checked."""

@@ -49,8 +49,10 @@ class TrainStep:
     self.counters = [i for i, v in enumerate(self.buffers) if id(v) in weights and 'float' not in str(v.dtype)]
     self.seeds = [i for i, v in enumerate(self.buffers) if id(v) not in weights]
     self._packing: Packing | None = None
-    self._gradients_fn = tf.function(self._gradients, jit_compile=True) if precision.xla else self._gradients
-    self._update_fn = tf.function(self._update, jit_compile=True) if precision.xla else self._update
+    self._gradients_fn, self._update_fn = self._gradients, self._update
+    if precision.xla:
+      self._gradients_fn = tf.function(self._gradients, jit_compile=True, autograph=False)
+      self._update_fn = tf.function(self._update, jit_compile=True, autograph=False)
 
   @tf.function
   def run(self, iterator, first_step: tf.Tensor, steps: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
@@ -71,6 +73,7 @@ class TrainStep:
       rows = rows.write(i, self.strategy.experimental_local_results(row)[0])
     return rows.stack()
 
+  @tf.autograph.experimental.do_not_convert
   def _replica_step(self, batch: dict, step: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     replica = tf.cast(replica, tf.int32)

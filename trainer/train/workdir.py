@@ -16,26 +16,21 @@ _LOCK = 'lock'
 
 
 class Workdir:
-  """A work directory, opened for writing by the chief of a run or for reading by anyone."""
+  """A work directory: claimed by the chief of a run that writes to it, or read by anyone."""
 
-  def __init__(self, path: str, *, writer: bool):
-    """Creates the directory and takes its lock if `writer`.
-
-    Raises:
-      ConfigError: the directory cannot be written to, holds something else than a run, or another process trains in it;
-        for a reader, there is no run in it.
-    """
-    self.path, self.writer = os.path.abspath(path), writer
+  def __init__(self, path: str):
+    self.path = os.path.abspath(path)
     self._lock: IO[str] | None = None
-    if writer:
-      self._claim()
-    elif not os.path.isfile(self.file(CONFIG)):
-      raise ConfigError(f'--workdir={path} holds no run: there is no {CONFIG} in it')
 
   def file(self, name: str) -> str:
     return os.path.join(self.path, name)
 
-  def _claim(self) -> None:
+  def claim(self) -> None:
+    """Creates the directory and locks it for as long as this process lives.
+
+    Raises:
+      ConfigError: it cannot be written to, holds something else than a run, or another process trains in it.
+    """
     try:
       os.makedirs(self.path, exist_ok=True)
       entries = set(os.listdir(self.path)) - {_LOCK}
@@ -45,18 +40,20 @@ class Workdir:
           'name a new or an empty directory'
         )
       self._lock = open(self.file(_LOCK), 'a+')  # noqa: SIM115 (held until the process ends)
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      self._lock.seek(0)
-      raise ConfigError(f'--workdir={self.path} is in use by {self._lock.read().strip() or "another process"}') from error
     except OSError as error:
       raise ConfigError(f'--workdir={self.path} cannot be written to: {error.strerror or error}') from error
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      self._lock.seek(0)
+      owner = self._lock.read().strip() or 'another process'
+      raise ConfigError(f'--workdir={self.path} is in use by {owner}: wait for it, or name another') from error
     self._lock.truncate(0)
     self._lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     self._lock.flush()
 
   def earlier_config(self) -> dict[str, Any] | None:
-    """The effective config of the last attempt, or None at the first.
+    """The effective config of the last attempt, or None where there was none.
 
     Raises:
       ConfigError: the file is there and cannot be parsed.
@@ -69,12 +66,13 @@ class Workdir:
     except (OSError, ValueError) as error:
       raise ConfigError(f'{self.file(CONFIG)} cannot be read ({error}): restore it, or choose another --workdir') from error
 
-  def adopt(self, config, *, trained: bool) -> list[str]:
+  def adopt(self, config, *, trained: bool, write: bool) -> list[str]:
     """Holds the config against that of the last attempt, and makes it the effective one.
 
     Args:
       config: checked.
       trained: whether there is a checkpoint that a change could break.
+      write: whether to write it to config.json: in training, and by the chief only.
 
     Returns:
       One line per field that changed, to be shown.
@@ -90,7 +88,7 @@ class Workdir:
         f'--workdir={self.path} holds a run of another config: {"; ".join(breaking)}. '
         'Choose another --workdir, or set back what changed'
       )
-    if self.writer and (changes or before is None):
+    if write and (changes or before is None):
       write_atomically(self.file(CONFIG), config_lib.to_json(config))
     return [f'{path}: {old!r} -> {new!r}' for path, old, new, _ in changes]
 

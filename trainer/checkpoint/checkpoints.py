@@ -1,0 +1,299 @@
+"""The checkpoints of one run: when one is saved, restored, fallen back from and deleted, and what a failure does.
+
+A save, in the background, each line durable before the next begins:
+
+  Orbax writes the arrays under another name -> arrays hashed, before and after -> files hashed and synced -> manifest
+  written -> folder renamed -> manifest renamed to complete.json: the step counts -> surplus steps deleted
+
+The first save of a process is also read back and compared. Doing so each time would cost about as much as the save and
+prove little: the bytes come from the system's cache, and what Orbax does to an array is the same in each save of a run.
+Every restore is verified against the disk.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.thread  # noqa: F401  (its exit hook must be registered before ours: see _finish_all)
+import dataclasses
+import errno
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from trainer.checkpoint import disk, manifest, orbax_io, retention
+from trainer.checkpoint.errors import CheckpointError, DamagedCheckpoint, NoSuchCheckpoint, reason
+from trainer.checkpoint.layout import Layout
+from trainer.errors import ConfigError
+
+MOST_FAILURES = 3  # failed saves in a row after which the next one raises
+_READ_BACK_BYTES = 256 * 1024**2  # host memory that reading back may take, if no single array is larger
+_OVERHEAD_BYTES, _OVERHEAD_BYTES_PER_ARRAY = 1024**2, 4096  # generous, for what Orbax and the manifest add
+
+
+def on_stage(stage: str) -> None:
+  """Called in the thread of a save with the name of each stage that it has reached; tests replace it to stop there.
+
+  In order: begun, written, sealed, (replacing,) before_marker, complete, (deleting, once per step,) collected.
+  """
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A verified checkpoint.
+
+  Attributes:
+    step: optimizer steps that the state has seen.
+    arrays: equal to the byte to what was saved, by the name it was saved under.
+    host: what was saved, as JSON gives it back.
+  """
+
+  step: int
+  arrays: dict[str, np.ndarray]
+  host: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one folder. One process, the chief, writes; any number read. Not for use by several threads.
+
+  Args:
+    directory: the folder; a writer creates it.
+    keep: how many of the newest steps to keep, at least 1.
+    keep_best: how many of the best by metric to keep beside them.
+    best_mode: 'max' or 'min'.
+    writer: whether this process saves, deletes and moves damaged steps aside.
+
+  Raises:
+    ConfigError: a writer cannot write there.
+  """
+
+  def __init__(self, directory: str, *, keep: int, keep_best: int, best_mode: str, writer: bool):
+    assert keep >= 1 and keep_best >= 0 and best_mode in ('max', 'min'), (keep, keep_best, best_mode)
+    if '://' in directory:
+      raise ConfigError(f'checkpoints cannot be kept in {directory!r}: mount the bucket, or choose another workdir')
+    self._layout = Layout(os.path.abspath(directory), lambda stage: on_stage(stage))
+    self._keep, self._keep_best, self._best_mode, self._writer = keep, keep_best, best_mode, writer
+    self._thread: threading.Thread | None = None
+    self._failure: Exception | None = None
+    self._failures = 0
+    self._known_good: set[int] = set()
+    self._read_back = False
+    if writer:
+      disk.make_writable(self._layout.directory)
+      _writers.add(self)
+
+  def steps(self) -> list[int]:
+    """The complete steps on disk now, ascending. Their data are not verified."""
+    return self._layout.steps()
+
+  def metric(self, step: int) -> float | None:
+    """The metric that a step was saved with; None without one, and when the step or its manifest cannot be read."""
+    try:
+      return self._layout.read_manifest(step).metric
+    except (DamagedCheckpoint, ConfigError):
+      return None
+
+  def best_step(self) -> int | None:
+    """The complete step with the best metric, of equals the newest; None when no step has a metric."""
+    return next(iter(retention.best({step: self.metric(step) for step in self.steps()}, self._best_mode)), None)
+
+  def save(
+    self, step: int, arrays: dict[str, np.ndarray], host: dict[str, Any], *, metric: float | None = None
+  ) -> None:
+    """Begins to save a step in the background; waits only for an earlier save that is still under way.
+
+    A save that fails is logged and kept in `failure`; the older steps are untouched. A step that exists is replaced.
+
+    Args:
+      step: optimizer steps that the state has seen.
+      arrays: by name. They are not copied and must not change until the save has ended: a change is found out, and
+        fails the save.
+      host: what is not an array, as JSON (string keys, lists, no tuples); taken over before this returns.
+      metric: ranks the step among the best; None or NaN: not among them.
+
+    Raises:
+      CheckpointError: the last `MOST_FAILURES` saves have all failed.
+      TypeError: an array has a dtype that a checkpoint cannot hold, or `host` is not JSON.
+    """
+    assert self._writer and step >= 0, step
+    manifest.check_savable(arrays)
+    frozen = json.dumps(host)
+    self._join()
+    if self._failures >= MOST_FAILURES:
+      raise CheckpointError(
+        f'{self._failures} checkpoints in a row could not be saved to {self._layout.directory!r}; the last: '
+        f'{reason(self._failure)}'
+      ) from self._failure
+    rank = None if metric is None else float(metric)
+    # Not a daemon: a process that ends waits for its last save (see _finish_all).
+    self._thread = threading.Thread(
+      target=self._save, args=(int(step), dict(arrays), frozen, rank), name=f'checkpoint-{step}', daemon=False
+    )
+    self._thread.start()
+
+  def wait(self) -> None:
+    """Returns when no save is under way.
+
+    Raises:
+      CheckpointError: the last save failed.
+    """
+    self._join()
+    if self._failure is not None:
+      raise CheckpointError(f'the last checkpoint was not saved: {reason(self._failure)}') from self._failure
+
+  def failure(self) -> Exception | None:
+    """Why the last save that has ended failed; None if it did not."""
+    return self._failure
+
+  def close(self) -> None:
+    """Waits for a save that is under way. Does not raise: `wait` tells whether the last save succeeded."""
+    self._join()
+    _writers.discard(self)
+
+  def restore(self, step: int) -> Restored:
+    """Reads a step and verifies every file, array, shape, dtype and hash.
+
+    Raises:
+      DamagedCheckpoint: the bytes on disk are not those that were saved.
+      NoSuchCheckpoint: the step is not complete, or was deleted while it was read.
+      CheckpointError: the files are whole, but this version of Orbax cannot read them.
+    """
+    self._join()
+    try:
+      found = self._layout.read_manifest(step)
+      arrays = self._layout.read_arrays(found)
+    except CheckpointError as error:
+      if not self._layout.is_complete(step):
+        raise self._layout.missing(step) from error
+      raise
+    self._known_good.add(step)
+    return Restored(step, arrays, found.host)
+
+  def newest_intact(self) -> Restored | None:
+    """The newest complete step that verifies; None if there is none.
+
+    Every damaged step that is newer is named in a warning and, by a writer, moved to damaged/, so that its step can be
+    saved again.
+
+    Raises:
+      CheckpointError: a step's files are whole, but this version of Orbax cannot read them.
+    """
+    self._join()
+    tried: set[int] = set()
+    while untried := [step for step in self.steps() if step not in tried]:
+      tried.add(step := untried[-1])
+      try:
+        return self.restore(step)
+      except NoSuchCheckpoint:
+        continue  # the writer deleted it meanwhile, so there is a newer one
+      except DamagedCheckpoint as damage:
+        where = f'moved to {self._layout.set_aside(step)}' if self._writer else 'left where it is'
+        logging.warning('%s; %s; falling back to an older checkpoint', damage, where)
+    return None
+
+  def clean(self) -> None:
+    """Removes what interrupted saves and deletions of ours left behind; for the writer, at start.
+
+    A step without a complete marker that does not look like an interrupted save of ours is moved to damaged/ with a
+    warning. Everything else in the folder is left alone.
+    """
+    assert self._writer
+    self._join()
+    for step in self._layout.leftovers():
+      self._layout.tidy(step)
+
+  def _save(self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None) -> None:
+    """One save from beginning to end; the body of the thread."""
+    started = time.monotonic()
+    try:
+      self._write(step, arrays, host, metric)
+    except Exception as error:  # noqa: BLE001  (a thread has nobody to raise to: it is logged, counted and kept)
+      self._failures += 1
+      left = MOST_FAILURES - self._failures
+      after = f'training goes on, {left} more in a row will end it' if left > 0 else 'the next save will end training'
+      logging.error('checkpoint of step %d was not saved: %s; %s', step, reason(error), after)
+      self._failure = error
+      self._attempt('remove what a failed save left behind', lambda: self._layout.tidy(step))
+      return
+    self._failure, self._failures = None, 0
+    self._known_good.add(step)
+    size = sum(array.nbytes for array in arrays.values()) / 1e9
+    logging.info('saved checkpoint of step %d: %.3f GB in %.1f s', step, size, time.monotonic() - started)
+    self._attempt('delete old checkpoints', lambda: self._collect(step))
+    on_stage('collected')
+
+  def _write(self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None) -> None:
+    """Writes a step up to and with its marker."""
+    self._layout.tidy(step)
+    if later := [other for other in self.steps() if other > step]:
+      logging.warning('step %d is saved beside later steps (%s): a restart resumes from the latest', step, later)
+    self._check_room(arrays)
+    folder = self._layout.saving(step)
+    arrays = {name: np.asarray(array, order='C') for name, array in arrays.items()}
+    specs = {name: manifest.describe(array) for name, array in arrays.items()}
+    on_stage('begun')
+    if stored := {name: array for name, array in arrays.items() if array.size}:
+      orbax_io.write(folder, stored)
+    else:
+      os.mkdir(folder)
+    on_stage('written')
+    if changed := manifest.difference(specs, arrays):
+      raise CheckpointError(f'{changed}: it changed while it was being saved')
+    if not self._read_back:
+      self._compare(folder, specs)
+    files = disk.seal(folder)
+    on_stage('sealed')
+    self._layout.commit(manifest.Manifest(step, metric, json.loads(host), specs, files, orbax_io.VERSION))
+
+  def _check_room(self, arrays: dict[str, np.ndarray]) -> None:
+    needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD_BYTES + _OVERHEAD_BYTES_PER_ARRAY * len(arrays)
+    free = disk.free_bytes(self._layout.directory)
+    if free < needed:
+      raise OSError(errno.ENOSPC, f'{needed / 1e9:.3f} GB needed, {free / 1e9:.3f} GB free')
+
+  def _compare(self, folder: str, specs: dict[str, manifest.ArraySpec]) -> None:
+    """Reads back what was written, some arrays at a time, and compares it with what was given."""
+    for names in manifest.groups(specs, _READ_BACK_BYTES):
+      if fault := manifest.difference({name: specs[name] for name in names}, orbax_io.read(folder, names)):
+        raise CheckpointError(f'Orbax {orbax_io.VERSION} does not give back what it wrote: {fault}')
+    self._read_back = True
+
+  def _collect(self, step: int) -> None:
+    """Deletes the surplus, now that a step is complete; never that step, nor the newest that is known to be good."""
+    self._layout.tidy(step)
+    metrics = {other: self.metric(other) for other in self.steps()}
+    protected = {step, max(self._known_good & metrics.keys(), default=step)}
+    for old in retention.surplus(
+      metrics, keep=self._keep, keep_best=self._keep_best, best_mode=self._best_mode, protected=protected
+    ):
+      self._layout.delete(old)
+
+  def _attempt(self, what: str, action: Callable[[], None]) -> None:
+    """Does what no save depends on; if the disk refuses, says so and goes on."""
+    try:
+      action()
+    except OSError as error:
+      logging.warning('could not %s in %s: %s', what, self._layout.directory, reason(error))
+
+  def _join(self) -> None:
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+
+
+_writers: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+  for writer in list(_writers):
+    writer.close()
+
+
+# Before Python waits, at its end, for the threads that are not daemons, it stops all thread pools, and Orbax needs them
+# to write. This hook runs earlier still; no public one does (`atexit` runs after the wait).
+threading._register_atexit(_finish_all)  # type: ignore[attr-defined]

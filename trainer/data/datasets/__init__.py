@@ -1,0 +1,39 @@
+"""Our own TFDS builders: small real sets whose data files lie in this package, so that they need no download.
+
+`BUILDERS` is the table of names; `builder_class` imports one, which also makes it known to `tfds.builder`. The
+builders are prepared at first use (trainer/data/builders.py), like any TFDS set, into the TFDS data directory.
+files/NOTICE tells where each data file comes from and under which licence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from typing import Any
+
+import numpy as np
+
+# TFDS name -> (module, class)
+BUILDERS: dict[str, tuple[str, str]] = {
+  'breast_cancer': ('trainer.data.datasets.breast_cancer', 'BreastCancer'),
+  'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
+  'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
+}
+
+_FILES = pathlib.Path(__file__).parent / 'files'
+
+
+def builder_class(name: str) -> Any:
+  """The builder class of one of our own sets.
+
+  Args:
+    name: a key of BUILDERS.
+  """
+  module, cls = BUILDERS[name]
+  return getattr(importlib.import_module(module), cls)
+
+
+def table(filename: str, *, delimiter: str | None = ',', skip_rows: int = 0) -> np.ndarray:
+  """A table of numbers from files/, gzip-compressed or plain, as float64 [rows, columns]."""
+  path = _FILES / filename
+  return np.loadtxt(path, delimiter=delimiter, skiprows=skip_rows, ndmin=2)

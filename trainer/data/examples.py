@@ -1,0 +1,130 @@
+"""From serialized records to the examples that a task learns from, in graph ops.
+
+Knows how a dataset decodes and a task prepares one example; works on small vectors of records, because each tf.data
+element has a price of its own that a small record does not repay.
+
+Legend: g records in a vector, N examples in a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.data import records
+from trainer.data.source import Dataset, Split
+from trainer.errors import ConfigError
+
+# A vector of records holds at most so many bytes once prepared, and at most so many records.
+_VECTOR_BYTES = 1024**2
+_VECTOR_RECORDS = 32
+
+
+class Examples:
+  """The prepared examples of a dataset for a task.
+
+  Attributes:
+    spec: nest of tf.TensorSpec of one example, as `task.example` gives it: 'inputs' and 'targets'.
+    bytes_each: size of one prepared example.
+  """
+
+  def __init__(self, dataset: Dataset, task: Any):
+    """Traces `task.example`; reads no record.
+
+    Raises:
+      ConfigError: an example has no static shape, or is text, which no device can hold.
+    """
+    self.dataset = dataset
+    self._example = lambda serialized: task.example(dataset.decode(serialized))
+    traced = tf.function(self._example).get_concrete_function(tf.TensorSpec([], tf.string))
+    self.spec = check_spec(dataset.name, traced.structured_outputs)
+    self.bytes_each = spec_bytes(self.spec)
+    self.vector = max(1, min(_VECTOR_RECORDS, _VECTOR_BYTES // max(1, self.bytes_each)))
+
+  def prepare(self, *columns: tf.Tensor) -> tuple[Any, ...]:
+    """(..., serialized string [g]) -> (..., examples [g, ...]); for `Dataset.map`."""
+    *others, serialized = columns
+    return *others, tf.map_fn(self._example, serialized, fn_output_signature=self.spec)
+
+  def in_order(self, split: Split, ranges: Sequence[tuple[int, int]], padding: int = 0) -> tf.data.Dataset:
+    """Examples by rows of a split.
+
+    Args:
+      split: where they are.
+      ranges: rows [begin, end), one range after the other.
+      padding: rows of padding after them: copies of the last example of the split, with index -1.
+
+    Returns:
+      Dataset of (index int64 [g], examples [g, ...]), deterministic; g varies.
+
+    Raises:
+      ConfigError: a data file is damaged.
+    """
+    pieces = split.files.cut_each(ranges, split.num_examples)
+    table = records.tensors(pieces)
+
+    def of_piece(piece: tf.Tensor) -> tf.data.Dataset:
+      vectors = records.read(table, piece).batch(self.vector).enumerate()
+      return vectors.map(lambda i, read: (table['first'][piece] + i * self.vector + tf.range(_length(read)), read))
+
+    rows = tf.data.Dataset.range(len(pieces.first)).flat_map(of_piece)
+    if padding:
+      last = records.tensors(split.files.cut(split.num_examples - 1, split.num_examples, 1))
+      copies = tf.data.Dataset.range(1).flat_map(lambda piece: records.read(last, piece)).repeat(padding)
+      rows = rows.concatenate(
+        copies.batch(self.vector).map(lambda read: (tf.fill([_length(read)], tf.constant(-1, tf.int64)), read))
+      )
+    return rows.map(self.prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+  def load(self, split: Split) -> dict[str, Any]:
+    """All examples of a split, prepared, as tensors [N, ...] in row order.
+
+    Raises:
+      ConfigError: a data file is damaged; the message names it.
+    """
+    whole = self.in_order(split, [(0, split.num_examples)]).map(lambda index, examples: examples)
+    try:
+      return whole.rebatch(split.num_examples, drop_remainder=True).get_single_element()
+    except tf.errors.DataLossError as error:
+      path = records.damaged_file(split.files.files)
+      if path is None:
+        raise
+      raise ConfigError(
+        f'data file {path} is corrupt: {str(error).splitlines()[0]}; prepare the dataset again'
+      ) from error
+
+
+def check_spec(name: str, outputs: Any) -> Any:
+  """The nest of tf.TensorSpec of one example, from what a task gave.
+
+  Raises:
+    ConfigError: a shape is not static, or a tensor is text.
+  """
+  spec = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), outputs)
+  for path, part in _leaves('', spec):
+    if not part.shape.is_fully_defined():
+      raise ConfigError(
+        f'{name}: {path} of an example has the shape {part.shape}: choose task fields that give it a fixed size'
+      )
+    if part.dtype == tf.string:
+      raise ConfigError(
+        f'{name}: {path} of an example is text, which no device can hold: choose a task that encodes it'
+      )
+  return spec
+
+
+def spec_bytes(spec: Any) -> int:
+  """Bytes of the tensors that a nest of tf.TensorSpec describes."""
+  return sum(part.shape.num_elements() * part.dtype.size for part in tf.nest.flatten(spec))
+
+
+def _leaves(prefix: str, spec: Any) -> list[tuple[str, tf.TensorSpec]]:
+  if not isinstance(spec, dict):
+    return [(prefix, spec)]
+  return [leaf for name, part in spec.items() for leaf in _leaves(f'{prefix}/{name}' if prefix else name, part)]
+
+
+def _length(vector: tf.Tensor) -> tf.Tensor:
+  return tf.size(vector, tf.int64)

@@ -1,0 +1,239 @@
+"""The distributed input of a run: the order, the records and the task's preparation, put together in tf.data.
+
+Which examples form global batch k is decided in trainer/data/order.py and depends on neither hosts nor replicas. Each
+host builds its own share with graph ops only, since a remote TPU host runs no Python.
+
+Legend: B global batch, N examples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
+
+from trainer import config as config_lib
+from trainer.data import draws, examples, lanes, memory, synthetic
+from trainer.data.source import Dataset, Split
+from trainer.errors import ConfigError
+
+# Batches of one replica that wait, made, for the step.
+_AHEAD = 2
+
+
+class Pipeline:
+  """What a run reads, for any strategy.
+
+  A batch is a dict: 'inputs' and 'targets' [B, ...] as the task makes them, 'weight' float32 [B], 1 or 0 for padding,
+  and 'index' int64 [B], the row of the example in its split, -1 for padding.
+
+  Attributes:
+    source: 'memory', 'lanes' or 'synthetic': where training batches come from.
+    reason: why this source, in words.
+    eval_examples: examples that an evaluation covers.
+    eval_steps: global batches that it takes.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, dataset: Dataset, task: Any, *, replicas: int, workers: int):
+    """Decides where batches come from; reads no record yet.
+
+    Args:
+      config: checked config.
+      dataset: from `open_dataset`.
+      task: has `example`, `draws` and `augment` (trainer/tasks/base.py).
+      replicas: replicas of the whole run.
+      workers: worker processes of the whole run.
+
+    Raises:
+      ConfigError: the task's examples have no fixed shape; the lanes cannot be shared among the workers, or are more
+        than the examples.
+    """
+    self._config, self._dataset, self._task, self._replicas = config, dataset, task, replicas
+    self._batch, self._eval_batch = config.train.global_batch_size, config_lib.eval_batch_size(config)
+    self._loaded: dict[tuple[int, str], Any] = {}
+    self.eval_examples = dataset.evaluation.num_examples
+    self.eval_steps = -(-self.eval_examples // self._eval_batch)
+    if dataset.synthetic:
+      self._synthetic = synthetic.examples(dataset.features, task, config.seed)
+      self._spec = examples.check_spec(dataset.name, tf.nest.map_structure(lambda tensor: tensor[0], self._synthetic))
+    else:
+      self._examples = examples.Examples(dataset, task)
+      self._spec = self._examples.spec
+    self.source, self.reason = self._choose_source()
+    self._lanes = lanes.LanesOrder(
+      seed=config.seed,
+      lanes=config_lib.lanes(config),
+      batch=self._batch,
+      chunk_records=config.data.chunk_records,
+      window_records=config.data.window_records,
+    )
+    if self.source == 'lanes':
+      self._lanes.check(dataset.train.num_examples)
+      self._check_hosts(workers)
+    self.batch_spec = self._batch_spec()
+
+  def train(self, strategy: tf.distribute.Strategy, start_step: int) -> Any:
+    """The endless distributed dataset whose k-th element is global batch `start_step` + k, in parts per replica.
+
+    Args:
+      strategy: the strategy of the run, or the default one.
+      start_step: steps already done; costs the same wherever it is.
+
+    Raises:
+      ConfigError: a data file is damaged; or the hosts cannot share the lanes.
+    """
+
+    def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+      share = self._share(context, self._batch)
+      with tf.device('CPU:0'):
+        return self._train_share(share, start_step)
+
+    return strategy.distribute_datasets_from_function(host_dataset)
+
+  def evaluate(self, strategy: tf.distribute.Strategy) -> tuple[Any, int]:
+    """The evaluation split once, in row order, the last batch filled up with padding of weight 0 and index -1.
+
+    Returns:
+      (distributed dataset, number of global batches, the same on each host).
+
+    Raises:
+      ConfigError: a data file is damaged.
+    """
+
+    def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+      share = self._share(context, self._eval_batch)
+      with tf.device('CPU:0'):
+        return self._eval_share(share)
+
+    return strategy.distribute_datasets_from_function(host_dataset), self.eval_steps
+
+  @property
+  def fingerprint(self) -> str:
+    """What the order of the training examples depends on, beside the seed and the global batch size."""
+    order = self._lanes
+    shape = f' {order.lanes}x{order.chunk}x{order.window_records}' if self.source == 'lanes' else ''
+    return f'{self._dataset.fingerprint(self._dataset.train)} {self.source}{shape}'
+
+  def describe(self) -> list[str]:
+    """Lines for the banner: the data, where they come from and why, and what becomes of the rest of an epoch."""
+    data, size = self._dataset, self._dataset.train.num_examples
+    lines = [
+      f'data: {data.name}:{data.version}, {size} training examples ({data.train.name}), '
+      f'{self.eval_examples} for evaluation ({data.evaluation.name})',
+      f'source: {self.source}, because {self.reason}',
+    ]
+    if self.source == 'synthetic':
+      return [*lines, f'one batch of {self._batch} made-up examples is repeated; a loss means nothing']
+    left = size % self._batch
+    carry = f'; the {left} left over go into the order of the next epoch' if left else ''
+    lines.append(f'epoch: {size / self._batch:.4g} batches of {self._batch}{carry}; no example is dropped')
+    if self.source == 'lanes':
+      order = self._lanes
+      window = order.chunk * order.group
+      lines.append(
+        f'lanes: {order.lanes} lanes of about {size // order.lanes} examples, {order.block} of each in a batch, chunks '
+        f'of {order.chunk} shuffled in windows of {window}: up to {window * order.lanes} undecoded records in memory'
+      )
+    padding = self.eval_steps * self._eval_batch - self.eval_examples
+    kept = 'in memory' if self._evaluates_from_memory() else 'streamed'
+    lines.append(f'evaluation: {self.eval_steps} batches of {self._eval_batch}, {padding} rows of padding, {kept}')
+    return lines
+
+  def _choose_source(self) -> tuple[str, str]:
+    wanted, budget = self._config.data.source, self._config.data.memory_budget_bytes
+    if self._dataset.synthetic:
+      return 'synthetic', 'the config says so'
+    if wanted != 'auto':
+      return wanted, 'the config says so'
+    needed = self._split_bytes(self._dataset.train)
+    fits = needed <= budget
+    relation = 'within' if fits else 'more than'
+    how = f'the prepared split takes {_megabytes(needed)}, {relation} data.memory_budget_bytes ({_megabytes(budget)})'
+    return ('memory' if fits else 'lanes'), how
+
+  def _split_bytes(self, split: Split) -> int:
+    return split.num_examples * self._examples.bytes_each
+
+  def _evaluates_from_memory(self) -> bool:
+    """Whether the evaluation split is kept too: if it fits into the budget beside what training keeps there."""
+    train, evaluation = self._dataset.train, self._dataset.evaluation
+    if self.source == 'memory' and evaluation.name == train.name:
+      return True
+    used = self._split_bytes(train) if self.source == 'memory' else 0
+    return used + self._split_bytes(evaluation) <= self._config.data.memory_budget_bytes
+
+  def _check_hosts(self, hosts: int) -> None:
+    if self._lanes.lanes % hosts:
+      raise ConfigError(
+        f'{self._lanes.lanes} lanes cannot be shared by {hosts} hosts: set data.lanes to a multiple of {hosts} that '
+        f'divides train.global_batch_size={self._batch}'
+      )
+
+  def _share(self, context: tf.distribute.InputContext, batch: int) -> memory.Share:
+    hosts = context.num_input_pipelines
+    return memory.Share(batch=batch, host=context.input_pipeline_id, hosts=hosts, replicas=self._replicas // hosts)
+
+  def _load(self, split: Split, host: int) -> Any:
+    """The prepared examples of a split as tensors of this host; read once, however often a dataset is built."""
+    if (host, split.name) not in self._loaded:
+      self._loaded[host, split.name] = self._examples.load(split)
+    return self._loaded[host, split.name]
+
+  def _train_share(self, share: memory.Share, start_step: int) -> tf.data.Dataset:
+    split = self._dataset.train
+    if self.source == 'synthetic':
+      # Made once and repeated, so that the input costs nothing.
+      made = memory.train(self._synthetic, synthetic.EXAMPLES, share, self._config.seed, 0, 1, self._finish)
+      return made.take(share.replicas).cache().repeat()
+    if self.source == 'memory':
+      block = memory.block_batches(self._batch * self._examples.bytes_each)
+      rows = self._load(split, share.host)
+      return memory.train(rows, split.num_examples, share, self._config.seed, start_step, block, self._finish)
+    self._check_hosts(share.hosts)
+    stream = lanes.stream(split.files, self._lanes, share.host, share.hosts, start_step).rebatch(self._examples.vector)
+    prepared = stream.map(self._examples.prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = prepared.rebatch(share.replica_rows, drop_remainder=True).map(
+      lambda epoch, index, rows: self._finish(
+        {**rows, 'weight': tf.ones_like(index, tf.float32), 'index': index}, epoch
+      ),
+      num_parallel_calls=tf.data.AUTOTUNE,
+      deterministic=True,
+    )
+    return batches.prefetch(_AHEAD * share.replicas)
+
+  def _eval_share(self, share: memory.Share) -> tf.data.Dataset:
+    split, steps = self._dataset.evaluation, self.eval_steps
+    if self.source == 'synthetic':
+      return memory.evaluate(self._synthetic, split.num_examples, share, steps)
+    if self._evaluates_from_memory():
+      return memory.evaluate(self._load(split, share.host), split.num_examples, share, steps)
+    begins = [step * share.batch + share.first_row for step in range(steps)]
+    ranges = [(min(begin, split.num_examples), min(begin + share.rows, split.num_examples)) for begin in begins]
+    padding = steps * share.rows - sum(end - begin for begin, end in ranges)
+    rows = self._examples.in_order(split, ranges, padding).rebatch(share.replica_rows, drop_remainder=True)
+    return rows.map(
+      lambda index, batch: {**batch, 'weight': tf.cast(index >= 0, tf.float32), 'index': index},
+      deterministic=True,
+      num_parallel_calls=1,
+    ).prefetch(_AHEAD * share.replicas)
+
+  def _batch_spec(self) -> dict[str, Any]:
+    """The nest of tf.TensorSpec of one replica's training batch, augmentation included; traces, computes nothing."""
+    rows = self._batch // self._replicas
+    batch = tf.nest.map_structure(lambda part: tf.TensorSpec([rows, *part.shape], part.dtype), self._spec)
+    batch |= {'weight': tf.TensorSpec([rows], tf.float32), 'index': tf.TensorSpec([rows], tf.int64)}
+    finished = (
+      tf.function(self._finish).get_concrete_function(batch, tf.TensorSpec([rows], tf.int64)).structured_outputs
+    )
+    return tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), finished)
+
+  def _finish(self, batch: dict[str, Any], epoch: tf.Tensor) -> dict[str, Any]:
+    """Augments training examples by random numbers that depend on (seed, epoch, example) alone."""
+    if not self._task.draws:
+      return batch
+    return self._task.augment(batch, draws.uniform(self._config.seed, epoch, batch['index'], self._task.draws))
+
+
+def _megabytes(count: int) -> str:
+  return f'{count / 1e6:.1f} MB'

@@ -1,0 +1,58 @@
+"""The zoo: model families by name. A family is one file of plain Keras 3 and knows nothing of training.
+
+A family's module has `FIELDS`, its part of the config's `model` section, and
+
+  `build(fields, input_spec, units) -> keras.Model`
+
+which maps a batch of inputs [B, ...] to raw outputs [B, units] (logits, or values) in float32, whatever the precision
+policy. Every layer has an explicit name, so that a variable's path does not depend on what the process built before;
+the initialisers take their seeds from `keras.utils.set_random_seed`, so that the same seed gives every process the same
+weights.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import keras
+import ml_collections
+
+from trainer.fields import Field, look_up, nearest
+from trainer.models import cnn, linear, mlp
+
+FAMILIES: dict[str, ModuleType] = {'cnn': cnn, 'linear': linear, 'mlp': mlp}
+
+
+def check_name(name: str) -> str:
+  """The rule of `model.name`."""
+  return '' if name in FAMILIES else f'is not a model family{nearest(name, FAMILIES)} Known: {", ".join(FAMILIES)}'
+
+
+def fields(name: str) -> dict[str, Field]:
+  """The fields of a family, beside `model.name`.
+
+  Raises:
+    ConfigError: there is no such family; the message names the nearest.
+  """
+  return look_up('model', name, FAMILIES).FIELDS
+
+
+def build(config: ml_collections.ConfigDict, input_spec: Any, units: int) -> keras.Model:
+  """The model of the config's `model` section. Call it in the strategy's scope, after `keras.utils.set_random_seed`.
+
+  Args:
+    config: the whole config, checked.
+    input_spec: tf.TensorSpec of one example's inputs, without the batch dimension; or a nest of them.
+    units: number of outputs.
+
+  Returns:
+    A built model, inputs [B, ...] -> float32 [B, units].
+
+  Raises:
+    ConfigError: the family does not take such inputs.
+  """
+  model = look_up('model', config.model.name, FAMILIES).build(config.model, input_spec, units)
+  paths = [variable.path for variable in model.variables]
+  assert len(set(paths)) == len(paths), f'variables of {config.model.name!r} share a path: {sorted(paths)}'
+  return model

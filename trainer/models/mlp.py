@@ -1,0 +1,45 @@
+"""Feed-forward network: dense layers, each followed by normalisation, activation and dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from trainer.fields import Field, fraction
+from trainer.models import norms, parts
+
+FIELDS: dict[str, Field] = {
+  'hidden': Field((128, 128), 'units of the hidden layers', parts.check_sizes, fixed=True),
+  'activation': Field('relu', 'a Keras activation', parts.check_activation, fixed=True),
+  'norm': Field(
+    'none',
+    'normalisation before each activation; batch depends on the number of replicas',
+    norms.rule('none', 'batch', 'sync_batch', 'layer'),
+    fixed=True,
+  ),
+  'dropout': Field(0.0, 'share of hidden units dropped after each activation', fraction),
+  **parts.REGULARIZER_FIELDS,
+}
+
+
+def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
+  """Flattened inputs -> hidden layers -> outputs; no hidden layer makes it `linear` with another initialiser.
+
+  Raises:
+    ConfigError: the inputs are not one tensor of numbers per example.
+  """
+  x = inputs = parts.inputs('mlp', input_spec)
+  x = keras.layers.Flatten(name='flatten')(x)
+  for i, width in enumerate(fields.hidden, 1):
+    norm = norms.layer(fields.norm, width, f'hidden{i}_norm')
+    # A bias before a normalisation is subtracted again by it.
+    x = keras.layers.Dense(
+      width, use_bias=norm is None, kernel_regularizer=parts.regularizer(fields), name=f'hidden{i}'
+    )(x)
+    x = norm(x) if norm else x
+    x = keras.layers.Activation(fields.activation, name=f'hidden{i}_activation')(x)
+    if fields.dropout:
+      x = parts.Dropout(fields.dropout, name=f'hidden{i}_dropout')(x)
+  outputs = parts.head(units, kernel_regularizer=parts.regularizer(fields))(x)
+  return keras.Model(inputs, outputs, name='mlp')

@@ -1,0 +1,103 @@
+"""What the plain families share: input and output layers, dropout, activations and regularisers by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.errors import ConfigError
+from trainer.fields import Field, at_least, nearest
+
+# Halves the last axis, which keras.layers.Activation does not know: the shapes of the layers behind it would be wrong.
+_RESHAPING = ('glu',)
+
+REGULARIZER_FIELDS: dict[str, Field] = {
+  'l1': Field(0.0, 'L1 penalty: this times the sum of |w| over the kernels, added to the mean loss', at_least(0)),
+  'l2': Field(0.0, 'L2 penalty: this times the sum of w^2 over the kernels, added to the mean loss', at_least(0)),
+}
+
+
+@keras.saving.register_keras_serializable('trainer')
+class Dropout(keras.layers.Layer):
+  """Keras' dropout, but for the path of the variable that holds its seed.
+
+  Keras numbers that variable by how many the process made before ('seed_generator_3/...'), whatever the layer's name.
+  """
+
+  def __init__(self, rate: float, **kwargs: Any):
+    super().__init__(**kwargs)
+    self.rate = rate
+    self.seed_generator = keras.random.SeedGenerator(name=f'{self.name}_seed')
+    self.supports_masking = True
+
+  def call(self, inputs, training=False):
+    return keras.random.dropout(inputs, self.rate, seed=self.seed_generator) if training else inputs
+
+  def compute_output_shape(self, input_shape):
+    return input_shape
+
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'rate': self.rate}
+
+
+@functools.cache
+def activations() -> tuple[str, ...]:
+  """Names of Keras' activations that take one tensor and keep its shape."""
+  found = []
+  for name, function in inspect.getmembers(keras.activations, inspect.isfunction):
+    parameters = list(inspect.signature(function).parameters.values())
+    alone = all(p.default is not p.empty for p in parameters[1:])
+    if alone and parameters[0].name == 'x' and name not in _RESHAPING:
+      found.append(name)
+  return tuple(found)
+
+
+def check_activation(name: str) -> str:
+  """The rule of a field that names an activation."""
+  known = activations()
+  return '' if name in known else f'is not an activation{nearest(name, known)} Known: {", ".join(known)}'
+
+
+def check_sizes(sizes: tuple[int, ...]) -> str:
+  """The rule of a tuple of widths."""
+  good = all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in sizes)
+  return '' if good else 'must hold whole numbers of at least 1'
+
+
+def inputs(family: str, spec: Any, *, rank: int | None = None) -> keras.KerasTensor:
+  """The input layer for one tensor per example.
+
+  Args:
+    family: name of the model family, for the message.
+    spec: tf.TensorSpec without the batch dimension, as the task gives it.
+    rank: number of dimensions that the family needs; None takes any.
+
+  Raises:
+    ConfigError: `spec` is a nest of tensors, holds text, has another rank, or a dimension of unknown size.
+  """
+  if not isinstance(spec, tf.TensorSpec):
+    raise ConfigError(f'model.name={family!r} takes one tensor per example, not {sorted(spec)}: take another model')
+  if not (spec.dtype.is_floating or spec.dtype.is_integer):
+    raise ConfigError(f'model.name={family!r} takes numbers, not {spec.dtype.name}: take another model')
+  if not spec.shape.is_fully_defined():
+    raise ConfigError(f'model.name={family!r} needs inputs of one shape, not {tuple(spec.shape)}')
+  if rank is not None and spec.shape.rank != rank:
+    raise ConfigError(
+      f'model.name={family!r} takes inputs with {rank} dimensions, not {tuple(spec.shape)}: '
+      "take model.name='mlp' or 'linear', which take any shape"
+    )
+  return keras.Input(shape=tuple(spec.shape), dtype=spec.dtype.name, name='inputs')
+
+
+def head(units: int, **kwargs: Any) -> keras.layers.Layer:
+  """The last layer: raw outputs in float32 under any precision policy, because losses and softmax need the digits."""
+  return keras.layers.Dense(units, dtype='float32', name='head', **kwargs)
+
+
+def regularizer(fields: Any) -> keras.regularizers.Regularizer | None:
+  """The penalty on kernels that REGULARIZER_FIELDS asks for; None when there is none."""
+  return keras.regularizers.L1L2(l1=fields.l1, l2=fields.l2) if fields.l1 or fields.l2 else None

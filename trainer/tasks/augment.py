@@ -1,0 +1,80 @@
+"""Random changes to images: one projective resampling per image, a pure function of given uniform numbers.
+
+Dimensions: B batch, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.fields import Field, at_least, fraction
+
+FIELDS: dict[str, Field] = {
+  'shift_pixels': Field(
+    0.0, 'largest move along each axis, in pixels; by whole ones, unless images also turn or zoom', at_least(0)
+  ),
+  'rotate_degrees': Field(0.0, 'images turn by up to so many degrees either way', at_least(0)),
+  'zoom': Field(0.0, 'images grow or shrink by up to this share', fraction),
+  'flip_horizontal': Field(False, 'half of the images are mirrored left to right'),
+}
+
+
+def draws(fields: Any) -> int:
+  """Uniform numbers that one image takes: two for the shift, one for each of the others that is on."""
+  return 2 * bool(fields.shift_pixels) + bool(fields.rotate_degrees) + bool(fields.zoom) + bool(fields.flip_horizontal)
+
+
+def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tensor | float = 0.0) -> tf.Tensor:
+  """The images, mirrored, zoomed, turned about the centre and moved, in this order, in one bilinear resampling.
+
+  Args:
+    fields: the values of FIELDS.
+    images_BHWC: float images of static H, W and C.
+    draws: float32 [B, draws(fields)] in [0, 1). A row of 0.5 leaves its image as it is; the ends are the extremes.
+    black: scalar or [C], what fills the places that lie outside the original image.
+
+  Returns:
+    Images of the same shape and dtype. Image b depends on image b and row b of `draws` alone.
+  """
+  columns = iter(tf.unstack(draws, axis=1))
+  one_B = tf.ones_like(draws[:, 0])
+  height, width = images_BHWC.shape[1:3]
+  dx = dy = angle = 0.0 * one_B
+  scale = mirror = one_B
+
+  def symmetric() -> tf.Tensor:
+    """The next column of draws, stretched to [-1, 1)."""
+    return 2.0 * next(columns) - 1.0
+
+  if fields.shift_pixels:
+    dx, dy = fields.shift_pixels * symmetric(), fields.shift_pixels * symmetric()
+    if not (fields.rotate_degrees or fields.zoom):
+      # A shift by part of a pixel blurs; where nothing else resamples the image, that would be all it does.
+      limit = math.floor(fields.shift_pixels)
+      dx, dy = (tf.clip_by_value(tf.round(d), -limit, limit) for d in (dx, dy))
+  if fields.rotate_degrees:
+    angle = math.radians(fields.rotate_degrees) * symmetric()
+  if fields.zoom:
+    scale = tf.exp(math.log1p(fields.zoom) * symmetric())
+  if fields.flip_horizontal:
+    mirror = tf.where(next(columns) > 0.5, -one_B, one_B)
+
+  # The op wants the map from a place (x, y) in the output to the place in the input: undo shift, turn, zoom, mirror.
+  cos, sin = tf.cos(angle) / scale, tf.sin(angle) / scale
+  a, b, c, d = mirror * cos, mirror * sin, -sin, cos
+  centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+  move_x = centre_x - a * (centre_x + dx) - b * (centre_y + dy)
+  move_y = centre_y - c * (centre_x + dx) - d * (centre_y + dy)
+  zero_B = 0.0 * one_B
+  moved = tf.raw_ops.ImageProjectiveTransformV3(
+    images=images_BHWC - black,
+    transforms=tf.stack([a, b, move_x, c, d, move_y, zero_B, zero_B], axis=1),
+    output_shape=[height, width],
+    fill_value=0.0,
+    interpolation='BILINEAR',
+    fill_mode='CONSTANT',
+  )
+  return tf.ensure_shape(moved, images_BHWC.shape) + black

@@ -1,0 +1,94 @@
+"""What a task is: from a dataset's raw examples to what a model learns, and to the numbers that say how well.
+
+A task knows nothing of strategies, and writes no variable: its methods are pure functions of tensors, so they run in
+tf.data, inside XLA, and in any replica alike.
+
+Dimensions: B batch (of one replica or of all), M state of the metrics.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.tasks.metrics import MetricSet
+
+# Gives the raw decoded examples of the training split, once and in a fixed order. None where there are none to see:
+# synthetic input.
+Examples = Callable[[], tf.data.Dataset] | None
+
+
+class Task(abc.ABC):
+  """One task on one dataset.
+
+  Attributes:
+    input_spec: tf.TensorSpec, or a nest of them, of one example's 'inputs'.
+    units: outputs of the model.
+    draws: uniform numbers that `augment` takes per example; 0 where there is no augmentation.
+    metrics: the metrics that are reported beside the loss.
+  """
+
+  input_spec: Any
+  units: int
+  draws: int = 0
+  metrics: MetricSet
+
+  @property
+  def metric_names(self) -> tuple[str, ...]:
+    """What `metric_results` has, in the order of the config."""
+    return self.metrics.names
+
+  @property
+  def best(self) -> tuple[str, str]:
+    """(name, 'max' or 'min') of what says which checkpoint is best, unless the config does: the first metric that has a
+    direction, else the loss."""
+    return next(iter(self.metrics.modes.items()), ('loss', 'min'))
+
+  def mode(self, name: str) -> str:
+    """'max' or 'min', whichever is better for a reported metric or 'loss'; '' where neither is, as for a count."""
+    return 'min' if name == 'loss' else self.metrics.modes.get(name, '')
+
+  @abc.abstractmethod
+  def example(self, features: Mapping[str, Any]) -> dict[str, Any]:
+    """One raw example -> {'inputs', 'targets'} of static shapes, without batch dimension; the same each time."""
+
+  def augment(self, batch: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    """A batch of examples, changed at random.
+
+    Args:
+      batch: 'inputs' and 'targets', [B, ...], and whatever else, which stays.
+      draws: float32 [B, self.draws], uniform in [0, 1). Example b depends on row b alone, and a row
+        of 0.5 leaves it as it is.
+    """
+    del draws
+    return dict(batch)
+
+  @abc.abstractmethod
+  def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
+    """The loss of each example, float32 [B], neither weighted nor reduced.
+
+    Args:
+      outputs: raw outputs of the model, float [B, units].
+      batch: 'targets' of the same examples.
+    """
+
+  def metric_values(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
+    """What a batch adds to the metrics, float32 [M]; sum it over replicas and batches, in float64.
+
+    Args:
+      outputs: raw outputs of the model, float [B, units].
+      batch: 'targets' and 'weight' (float32 [B]) of the same examples.
+    """
+    return self.metrics.values(outputs, batch)
+
+  def metric_results(self, totals: np.ndarray) -> dict[str, float]:
+    """The metrics by name, from the summed `metric_values`, float64 [M]."""
+    return self.metrics.results(totals)
+
+  @abc.abstractmethod
+  def state(self) -> dict[str, Any]:
+    """What was learnt from the training split beside the weights, ready for JSON; `create` takes it back."""

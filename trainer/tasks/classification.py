@@ -1,0 +1,193 @@
+"""One of several classes for an image or a vector of numbers.
+
+Dimensions: B batch, C classes. The model gives C logits, or one with `task.single_logit`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from trainer.errors import ConfigError
+from trainer.fields import Field, each, fraction
+from trainer.tasks import augment, catalogue
+from trainer.tasks import inputs as inputs_lib
+from trainer.tasks.base import Examples, Task
+from trainer.tasks.metrics import MetricSet
+
+# What a Keras loss or metric is given as (y_true, y_pred), by class name; those not named get _OTHERS. Logits are of
+# C classes even if the model gives one. 'raw' are the model's outputs as they are: each against its own 0 or 1.
+_VIEWS = {
+  'SparseCategoricalCrossentropy': ('labels', 'logits'),
+  'CategoricalCrossentropy': ('one_hot', 'logits'),
+  'CategoricalFocalCrossentropy': ('one_hot', 'logits'),
+  'CategoricalHinge': ('one_hot', 'logits'),
+  'BinaryCrossentropy': ('raw', 'raw'),
+  'BinaryFocalCrossentropy': ('raw', 'raw'),
+  'Hinge': ('raw', 'raw'),
+  'SquaredHinge': ('raw', 'raw'),
+  'SparseCategoricalAccuracy': ('labels', 'probabilities'),
+  'SparseTopKCategoricalAccuracy': ('labels', 'probabilities'),
+  'Accuracy': ('labels', 'class'),
+  'IoU': ('labels', 'class'),
+  'MeanIoU': ('labels', 'class'),
+  # Of two classes, how well the second is told from the first; of more, each against the rest, all counted together.
+  **dict.fromkeys(
+    (
+      'AUC', 'BinaryAccuracy', 'BinaryIoU', 'FalseNegatives', 'FalsePositives', 'Precision', 'PrecisionAtRecall',
+      'Recall', 'RecallAtPrecision', 'SensitivityAtSpecificity', 'SpecificityAtSensitivity', 'TrueNegatives',
+      'TruePositives',
+    ),
+    ('positive', 'positive'),
+  ),
+}  # fmt: skip
+_OTHERS = ('one_hot', 'probabilities')
+
+# Left out: CTC (sequences), circle (embeddings), and the percentage error, which divides by the zeros of a one-hot.
+LOSSES = tuple(name for name in catalogue.losses() if name not in ('ctc', 'circle', 'mean_absolute_percentage_error'))
+METRICS = tuple(catalogue.metrics())
+
+
+def _check_loss(name: str) -> str:
+  return '' if name == 'auto' else catalogue.check_loss(name, LOSSES, 'classification')
+
+
+def _check_metric(name: str) -> str:
+  return catalogue.check_metric(name, METRICS, 'classification')
+
+
+FIELDS: dict[str, Field] = {
+  **inputs_lib.FIELDS,
+  'label': Field('auto', 'feature that is learnt; auto: the only class label', fixed=True),
+  'single_logit': Field(False, 'two classes as one logit and a sigmoid, not as two and a softmax', fixed=True),
+  'loss': Field(
+    'auto',
+    'a Keras loss; auto: cross-entropy, binary with single_logit and categorical without',
+    _check_loss,
+    fixed=True,
+  ),
+  'loss_options': Field(
+    '', 'further arguments of the loss as JSON, e.g. \'{"gamma": 2.0}\'', catalogue.check_json, fixed=True
+  ),
+  'label_smoothing': Field(0.0, 'share of the label that is spread evenly over all classes', fraction, fixed=True),
+  'metrics': Field(
+    ('accuracy',), 'Keras metrics; the first is what the best checkpoint is chosen by', each(_check_metric)
+  ),
+  'metric_options': Field(
+    '',
+    'further arguments of metrics by name, as JSON, e.g. \'{"sensitivity_at_specificity": {"specificity": 0.9}}\'',
+    catalogue.check_json,
+  ),
+  **augment.FIELDS,
+}
+
+
+class Classification(Task):
+  """Classification of one dataset's examples."""
+
+  def __init__(
+    self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
+  ):
+    """See `trainer.tasks.create`."""
+    fields = config.task
+    fitting = [n for n, f in features.items() if isinstance(f, tfds.features.ClassLabel) and f.num_classes]
+    self._label = inputs_lib.pick('task.label', fields.label, fitting, features, 'a class label')
+    self._classes = features[self._label].num_classes
+    self._names = list(features[self._label].names or [])
+    if fields.single_logit and self._classes != 2:
+      raise ConfigError(f'task.single_logit needs two classes, {self._label!r} has {self._classes}: set it to False')
+    self.units = 1 if fields.single_logit else self._classes
+    self._inputs = inputs_lib.Inputs(fields, features, self._label, examples, saved and saved['inputs'])
+    self.input_spec = self._inputs.spec
+    self._augmentation = fields
+    self.draws = augment.draws(fields)
+    if self.draws and not self._inputs.is_image:
+      raise ConfigError(
+        f'task.input={self._inputs.name!r} is not an image: set {", ".join(augment.FIELDS)} to 0 or False'
+      )
+    self._loss = self._make_loss(fields)
+    self.metrics = self._make_metrics(fields)
+
+  def example(self, features: Mapping[str, Any]) -> dict[str, Any]:
+    """One raw example -> 'inputs' float32 of `input_spec`, 'targets' int32 []."""
+    return {'inputs': self._inputs(features), 'targets': tf.ensure_shape(tf.cast(features[self._label], tf.int32), [])}
+
+  def augment(self, batch: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    """Mirrors, zooms, turns and moves the images; see the base class."""
+    images = (
+      augment.images(self._augmentation, batch['inputs'], draws, self._inputs.black) if self.draws else batch['inputs']
+    )
+    return {**batch, 'inputs': images}
+
+  def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
+    y_true, y_pred = self._view(type(self._loss).__name__, outputs, batch)
+    return tf.ensure_shape(self._loss(y_true, y_pred), outputs.shape[:1])
+
+  def state(self) -> dict[str, Any]:
+    return {'inputs': self._inputs.state(), 'label': self._label, 'classes': self._classes, 'names': self._names}
+
+  def _make_loss(self, fields: Any) -> Any:
+    name = catalogue.loss_name(fields.loss)
+    if fields.loss == 'auto':
+      sparse = 'categorical_crossentropy' if fields.label_smoothing else 'sparse_categorical_crossentropy'
+      name = 'binary_crossentropy' if fields.single_logit else sparse
+    smooth = {'label_smoothing': fields.label_smoothing}
+    # Dice and Tversky sum over `axis`: by default over the batch too, which would not be a loss per example.
+    fixed = {'reduction': 'none', 'dtype': 'float32', 'from_logits': True, 'axis': -1, **smooth}
+    given = json.loads(fields.loss_options or '{}')
+    loss = catalogue.make(catalogue.losses()[name], 'task.loss_options', given, defaults={}, fixed=fixed)
+    if fields.label_smoothing and not hasattr(loss, 'label_smoothing'):
+      raise ConfigError(
+        f'task.loss={fields.loss!r} takes no task.label_smoothing={fields.label_smoothing}: set it to 0, or take '
+        'categorical_crossentropy or binary_crossentropy'
+      )
+    return loss
+
+  def _make_metrics(self, fields: Any) -> MetricSet:
+    count = self._classes
+    defaults = {'num_classes': count, 'target_class_ids': list(range(count)), 'average': 'macro', 'k': min(5, count)}
+    fixed = {'dtype': 'float32', 'from_logits': True}
+    # 'accuracy' is Keras' name for exact equality, and everybody's name for how often the likeliest class is right.
+    metrics = catalogue.make_metrics(fields, {'accuracy': 'sparse_categorical_accuracy'}, defaults, fixed)
+    random = np.random.default_rng(0)
+    labels = np.arange(max(12, 2 * count), dtype=np.int32) % count
+    outputs = random.normal(size=(len(labels), self.units)).astype(np.float32)
+    return MetricSet(metrics, self._weighted_view, outputs, {'targets': labels})
+
+  def _weighted_view(self, kind: str, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tuple[tf.Tensor, ...]:
+    return *self._view(kind, outputs, batch), batch['weight']
+
+  def _view(self, kind: str, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Targets and outputs as the Keras loss or metric of class `kind` wants them."""
+    want_true, want_pred = _VIEWS.get(kind, _OTHERS)
+    labels_B, outputs = batch['targets'], tf.cast(outputs, tf.float32)
+    if (want_true == 'raw' and self.units == 1) or (want_true == 'positive' and self._classes == 2):
+      y_true = tf.cast(labels_B, tf.float32)[:, None]
+    elif want_true == 'labels':
+      y_true = labels_B
+    else:
+      y_true = tf.one_hot(labels_B, self._classes)
+    # A sigmoid of z is the softmax of (0, z).
+    logits_BC = tf.concat([tf.zeros_like(outputs), outputs], axis=1) if self.units == 1 else outputs
+    match want_pred:
+      case 'raw':
+        return y_true, outputs
+      case 'logits':
+        return y_true, logits_BC
+      case 'class':
+        return y_true, tf.argmax(logits_BC, axis=1, output_type=tf.int32)
+    probabilities_BC = tf.nn.softmax(logits_BC)
+    return y_true, probabilities_BC[:, 1:] if want_pred == 'positive' and self._classes == 2 else probabilities_BC
+
+
+def create(
+  config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
+) -> Classification:
+  """See `trainer.tasks.create`."""
+  return Classification(config, features, examples, saved)

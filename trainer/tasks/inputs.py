@@ -1,0 +1,235 @@
+"""The feature that the model sees, as a normalised float tensor: which one, of which shape, by which statistics.
+
+Dimensions: H height, W width, C channels, F numbers of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from trainer.errors import ConfigError
+from trainer.fields import Field, above, nearest, one_of
+from trainer.tasks.base import Examples
+
+
+def _check_size(size: tuple[int, ...]) -> str:
+  good = len(size) in (0, 2) and all(isinstance(side, int) and side >= 1 for side in size)
+  return '' if good else 'must be (height, width) in pixels, or empty'
+
+
+FIELDS: dict[str, Field] = {
+  'input': Field('auto', 'feature that the model sees; auto: the only image, else the only numeric one', fixed=True),
+  'image_size': Field(
+    (), 'images are resized to (height, width), aspect not kept; empty: they stay', _check_size, fixed=True
+  ),
+  'normalize': Field(
+    'auto',
+    'scale: divide by max_value; standardize: mean 0 and deviation 1 over the training split, per channel of an image '
+    'or number of a vector; auto: scale for integer images, none for float images, standardize for vectors',
+    one_of('auto', 'none', 'scale', 'standardize'),
+    fixed=True,
+  ),
+  'max_value': Field(255.0, 'what scale divides by', above(0), fixed=True),
+}
+
+STATISTICS_BATCH = 1024
+
+
+class Inputs:
+  """Turns raw features into the model's inputs.
+
+  Attributes:
+    spec: tf.TensorSpec of one example's inputs: float32 [H, W, C] or [F], or whatever shape the feature has.
+    is_image: whether the feature is an image.
+  """
+
+  def __init__(
+    self,
+    fields: Any,
+    features: Mapping[str, Any],
+    target: str,
+    examples: Examples,
+    saved: Mapping[str, Any] | None,
+  ):
+    """Chooses the feature and takes its statistics.
+
+    Args:
+      fields: the values of FIELDS.
+      features: the dataset's features by name.
+      target: name of the feature that is learnt, and so is not an input.
+      examples: the training split's examples; None for synthetic input, which is left as if of mean 0, deviation 1.
+      saved: `state()` of an earlier attempt, whose statistics are used instead of the split's.
+
+    Raises:
+      ConfigError: no feature fits, or several do; or the feature has no static shape, or the training split is empty.
+    """
+    self.name = _choose(fields.input, features, target)
+    feature = features[self.name]
+    self.is_image = isinstance(feature, tfds.features.Image)
+    self._size = tuple(fields.image_size)
+    self._parts = _flat(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
+    shape = self._shape(feature)
+    self.spec = tf.TensorSpec(shape, tf.float32, name='inputs')
+    self._how = fields.normalize
+    if self._how == 'auto':
+      self._how = ('scale' if tf.as_dtype(feature.np_dtype).is_integer else 'none') if self.is_image else 'standardize'
+    mean, deviation = np.zeros(()), np.ones(())
+    if self._how == 'scale':
+      deviation = np.array(fields.max_value)
+    elif self._how == 'standardize' and saved is not None:
+      mean, deviation = np.array(saved['mean']), np.array(saved['deviation'])
+    elif self._how == 'standardize' and examples is not None:
+      mean, deviation = moments(
+        examples().map(self._raw, tf.data.AUTOTUNE, deterministic=True), keep=1 if self.is_image else len(shape)
+      )
+    self._mean, self._deviation = mean, deviation
+
+  def __call__(self, features: Mapping[str, Any]) -> tf.Tensor:
+    """The inputs of one raw example: float32 of the shape of `spec`."""
+    return (self._raw(features) - self._mean.astype(np.float32)) / self._deviation.astype(np.float32)
+
+  @property
+  def black(self) -> np.ndarray:
+    """What a raw 0 is after normalisation: float32, a scalar or one value per channel."""
+    return (-self._mean / self._deviation).astype(np.float32)
+
+  def state(self) -> dict[str, Any]:
+    """The choice and the statistics, ready for JSON."""
+    return {
+      'feature': self.name,
+      'normalize': self._how,
+      'mean': self._mean.tolist(),
+      'deviation': self._deviation.tolist(),
+    }
+
+  def _shape(self, feature: Any) -> tuple[int, ...]:
+    if self._parts:
+      return (sum(width for _, width in self._parts.values()),)
+    shape = tuple(feature.shape)
+    if self._size:
+      if not self.is_image:
+        raise ConfigError(
+          f'task.image_size={self._size!r}, but task.input={self.name!r} is not an image: leave it empty'
+        )
+      shape = (*self._size, shape[-1])
+    if None in shape:
+      fix = 'set task.image_size=(height, width)' if self.is_image else 'take another task.input'
+      raise ConfigError(f'feature {self.name!r} has the shape {shape}, which differs between examples: {fix}')
+    return shape
+
+  def _raw(self, features: Mapping[str, Any]) -> tf.Tensor:
+    """The inputs of one example, not normalised."""
+    value = features[self.name]
+    if self._parts:
+      parts = [_part(value, path, feature, width) for path, (feature, width) in self._parts.items()]
+      return tf.ensure_shape(tf.concat(parts, axis=0), self.spec.shape)
+    value = tf.cast(value, tf.float32)
+    if self._size:
+      value = tf.image.resize(value, self._size, antialias=True)
+    return tf.ensure_shape(value, self.spec.shape)
+
+
+def moments(dataset: tf.data.Dataset, *, keep: int) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation over a dataset of equal-shaped tensors, in one pass and in float64.
+
+  Batches are merged by their means and sums of squared deviations (Chan, Golub and LeVeque, 1979), which loses no
+  digits where the mean is large beside the deviation.
+
+  Args:
+    dataset: tensors [...], each an example.
+    keep: number of last dimensions that are kept; the others are averaged over, as are the examples.
+
+  Returns:
+    float64 arrays with the last `keep` dimensions. A deviation of 0 is given as 1, so that one can divide by it.
+
+  Raises:
+    ConfigError: there are no examples.
+  """
+  count, mean, squares = 0, np.zeros(()), np.zeros(())
+  for batch in dataset.batch(STATISTICS_BATCH).as_numpy_iterator():
+    rows = batch.astype(np.float64).reshape(-1, *batch.shape[batch.ndim - keep :])
+    difference = rows.mean(axis=0) - mean
+    total = count + len(rows)
+    squares = squares + ((rows - rows.mean(axis=0)) ** 2).sum(axis=0) + difference**2 * (count * len(rows) / total)
+    mean = mean + difference * (len(rows) / total)
+    count = total
+  if not count:
+    raise ConfigError('the training split has no examples to take statistics of: check data.train_split')
+  deviation = np.sqrt(squares / count)
+  return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def is_numeric(feature: Any) -> bool:
+  """Whether a feature is a plain tensor of numbers: neither an image, a label nor text."""
+  plain = isinstance(feature, tfds.features.Tensor) and not isinstance(feature, tfds.features.ClassLabel)
+  return plain and (tf.as_dtype(feature.np_dtype).is_floating or tf.as_dtype(feature.np_dtype).is_integer)
+
+
+def pick(field: str, wanted: str, fitting: list[str], features: Mapping[str, Any], what: str) -> str:
+  """The feature named `wanted`, or with 'auto' the only one in `fitting`.
+
+  Raises:
+    ConfigError: `wanted` is not in `fitting`, or 'auto' finds none or several there.
+  """
+  if wanted in fitting:
+    return wanted
+  if wanted in features:
+    raise ConfigError(f'{field}={wanted!r} is not {what}: take {" or ".join(fitting) or "another dataset or task"}')
+  if wanted != 'auto':
+    known = ', '.join(sorted(features))
+    raise ConfigError(f'{field}={wanted!r} is not a feature of the dataset{nearest(wanted, features)} Known: {known}')
+  if len(fitting) == 1:
+    return fitting[0]
+  if not fitting:
+    raise ConfigError(
+      f'no feature of the dataset is {what} ({", ".join(sorted(features))}): take another task.name or data.dataset'
+    )
+  raise ConfigError(
+    f'{field}={wanted!r}, but several features are {what}: set it to one of {", ".join(sorted(fitting))}'
+  )
+
+
+def _choose(wanted: str, features: Mapping[str, Any], target: str) -> str:
+  others = {name: feature for name, feature in features.items() if name != target}
+  images = [name for name, feature in others.items() if isinstance(feature, tfds.features.Image)]
+  numeric = [name for name, feature in others.items() if is_numeric(feature) or _all_numeric(feature)]
+  fitting = images if images and wanted == 'auto' else images + numeric
+  return pick('task.input', wanted, fitting, others, 'an image or numeric')
+
+
+def _all_numeric(feature: Any) -> bool:
+  if not isinstance(feature, tfds.features.FeaturesDict):
+    return False
+  return all(
+    is_numeric(part) or isinstance(part, tfds.features.ClassLabel) or _all_numeric(part) for part in feature.values()
+  )
+
+
+def _flat(name: str, feature: tfds.features.FeaturesDict) -> dict[tuple[str, ...], tuple[Any, int]]:
+  """The parts of a table's row in the order of their names: path -> (feature, how many numbers it becomes)."""
+  parts: dict[tuple[str, ...], tuple[Any, int]] = {}
+  for key, part in sorted(feature.items()):
+    if isinstance(part, tfds.features.FeaturesDict):
+      parts.update({(key, *path): value for path, value in _flat(f'{name}/{key}', part).items()})
+    elif isinstance(part, tfds.features.ClassLabel):
+      parts[key,] = part, part.num_classes
+    elif None in part.shape:
+      raise ConfigError(f'feature {name}/{key} has the shape {part.shape}, which differs between examples')
+    else:
+      parts[key,] = part, int(np.prod(part.shape))
+  return parts
+
+
+def _part(row: Mapping[str, Any], path: tuple[str, ...], feature: Any, width: int) -> tf.Tensor:
+  """One part of a table's row as a float vector; a category as one-hot."""
+  value: Any = row
+  for key in path:
+    value = value[key]
+  if isinstance(feature, tfds.features.ClassLabel):
+    return tf.one_hot(value, width)
+  return tf.reshape(tf.cast(value, tf.float32), [width])
