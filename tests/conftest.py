@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
+import hypothesis
 import pytest
 
 # Before anything imports TensorFlow. The tests describe what a CPU does; CUDA_VISIBLE_DEVICES=0 lets them see a GPU.
@@ -21,6 +22,10 @@ os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')
 # A pod's or a cluster's own variables would turn each test into a worker that waits for its peers.
 for _name in [name for name in os.environ if name == 'TF_CONFIG' or name.startswith('SLURM_')]:
   del os.environ[_name]
+
+# No deadline: how long an example takes on a shared machine says nothing. The same examples each time in CI.
+hypothesis.settings.register_profile('here', deadline=None, derandomize='CI' in os.environ, print_blob=True)
+hypothesis.settings.load_profile('here')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

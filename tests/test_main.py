@@ -113,10 +113,10 @@ def test_modes_of_one_run(run_trainer, tmp_path):
   keys = [(row['split'], row['step']) for row in rows]
   assert len(set(keys)) == len(keys)
   evaluated = json.loads(run_trainer(SMOKE, run, '--mode=eval', check=True).stdout)
-  last = [row for row in rows if row['split'] == 'test'][-1]
+  last = [row for row in rows if row['split'] == 'eval'][-1]
   assert evaluated['step'] == last['step'] and evaluated['loss'] == last['loss']
   best = json.loads(run_trainer(SMOKE, run, '--mode=eval', '--checkpoint=best', check=True).stdout)
-  assert best['accuracy'] == max(row['accuracy'] for row in rows if row['split'] == 'test')
+  assert best['accuracy'] == max(row['accuracy'] for row in rows if row['split'] == 'eval')
   # Going on: more steps are no other run.
   longer = run_trainer(SMOKE, run, '--config.train.steps=9', check=True)
   assert 'train.steps: 6 -> 9' in longer.stdout + longer.stderr

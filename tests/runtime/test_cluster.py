@@ -161,9 +161,9 @@ def test_an_ipv6_address_is_one(tf_config):
 
 
 def test_mirrored_needs_several_devices(machine):
-  assert "here is 1 CPU device: set cluster.cpu_devices=2, or cluster.strategy='auto'" in refusal(strategy='mirrored')
+  assert "here is 1 CPU device: set cluster.cpu_devices=2, or it to 'auto'" in refusal(strategy='mirrored')
   machine(gpus=1)
-  assert "here is 1 GPU: set cluster.strategy='auto'" in refusal(strategy='mirrored')
+  assert "here is 1 GPU: set it to 'auto'" in refusal(strategy='mirrored')
 
 
 def test_multi_worker_needs_several_workers(tf_config):

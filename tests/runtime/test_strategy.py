@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -88,8 +89,6 @@ def test_a_worker_does_not_wait_for_ever(index, free_port):
 
 @pytest.mark.slow
 def test_a_taken_port_is_said_to_be():
-  import socket
-
   with socket.create_server(('0.0.0.0', 0)) as taken:
     addresses = [f'127.0.0.1:{taken.getsockname()[1]}', '127.0.0.1:1']
     task = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': 0}}

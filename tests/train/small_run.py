@@ -89,7 +89,14 @@ def batches(replicas: int, *, spike_at: int = -1, spike: float = 1.0):
     weight = tf.where(ids % 7 == 0, 0.0, 1.0)
     return {'inputs': tf.gather(images, ids), 'targets': tf.gather(labels, ids), 'weight': weight, 'index': ids}
 
-  return lambda context: tf.data.Dataset.range(10**9).map(batch)
+  def pipeline(context):
+    """The parts of one host's replicas, batch after batch."""
+    hosts, host = (context.num_input_pipelines, context.input_pipeline_id) if context else (1, 0)
+    local = replicas // hosts
+    numbers = tf.data.Dataset.range(10**9).map(lambda n: n // local * replicas + host * local + n % local)
+    return numbers.map(batch)
+
+  return pipeline
 
 
 def train(

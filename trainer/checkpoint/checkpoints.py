@@ -98,6 +98,15 @@ class Checkpoints:
     except (DamagedCheckpoint, ConfigError):
       return None
 
+  def host(self, step: int) -> dict[str, Any]:
+    """What a complete step was saved with beside its arrays, without reading those.
+
+    Raises:
+      DamagedCheckpoint: the manifest is not what was written.
+      NoSuchCheckpoint: the step is not complete.
+    """
+    return self._layout.read_manifest(step).host
+
   def best_step(self) -> int | None:
     """The complete step with the best metric, of equals the newest; None when no step has a metric."""
     return next(iter(retention.best({step: self.metric(step) for step in self.steps()}, self._best_mode)), None)

@@ -41,15 +41,32 @@ class Examples:
     traced = tf.function(self._example).get_concrete_function(tf.TensorSpec([], tf.string))
     self.spec = check_spec(dataset.name, traced.structured_outputs)
     self.bytes_each = spec_bytes(self.spec)
-    self.vector = max(1, min(_VECTOR_RECORDS, _VECTOR_BYTES // max(1, self.bytes_each)))
 
-  def prepare(self, *columns: tf.Tensor) -> tuple[Any, ...]:
-    """(..., serialized string [g]) -> (..., examples [g, ...]); for `Dataset.map`."""
-    *others, serialized = columns
-    return *others, tf.map_fn(self._example, serialized, fn_output_signature=self.spec)
+  def vector(self, batch: int) -> int:
+    """Records to prepare together: a divisor of the batch, so that a batch is made of whole vectors."""
+    most = max(1, min(_VECTOR_RECORDS, _VECTOR_BYTES // max(1, self.bytes_each)))
+    return max(count for count in range(1, most + 1) if batch % count == 0)
+
+  def batches(self, rows: tf.data.Dataset, batch: int) -> tf.data.Dataset:
+    """Single records as batches of prepared examples, made in parallel, in order.
+
+    Args:
+      rows: Dataset of (..., serialized string), scalars.
+      batch: rows of a batch; what does not fill one is dropped.
+
+    Returns:
+      Dataset of (... [batch], examples [batch, ...]).
+    """
+    count = self.vector(batch)
+    vectors = rows.batch(count, drop_remainder=True)
+    prepared = vectors.map(self._prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if count == batch:
+      return prepared
+    joined = prepared.batch(batch // count, drop_remainder=True)
+    return joined.map(lambda *columns: tf.nest.map_structure(_flatten, columns))
 
   def in_order(self, split: Split, ranges: Sequence[tuple[int, int]], padding: int = 0) -> tf.data.Dataset:
-    """Examples by rows of a split.
+    """Records by rows of a split, not prepared yet.
 
     Args:
       split: where they are.
@@ -57,26 +74,29 @@ class Examples:
       padding: rows of padding after them: copies of the last example of the split, with index -1.
 
     Returns:
-      Dataset of (index int64 [g], examples [g, ...]), deterministic; g varies.
+      Dataset of (index int64, serialized string), deterministic.
 
     Raises:
       ConfigError: a data file is damaged.
     """
     pieces = split.files.cut_each(ranges, split.num_examples)
     table = records.tensors(pieces)
-
-    def of_piece(piece: tf.Tensor) -> tf.data.Dataset:
-      vectors = records.read(table, piece).batch(self.vector).enumerate()
-      return vectors.map(lambda i, read: (table['first'][piece] + i * self.vector + tf.range(_length(read)), read))
-
-    rows = tf.data.Dataset.range(len(pieces.first)).flat_map(of_piece)
+    begins, ends = tf.unstack(tf.constant(ranges, tf.int64, [len(ranges), 2]), axis=1)
+    index = tf.data.Dataset.range(len(ranges)).flat_map(lambda i: tf.data.Dataset.range(begins[i], ends[i]))
+    rows = tf.data.Dataset.range(len(pieces.first)).flat_map(lambda piece: records.read(table, piece))
+    rows = tf.data.Dataset.zip(index, rows)
     if padding:
       last = records.tensors(split.files.cut(split.num_examples - 1, split.num_examples, 1))
       copies = tf.data.Dataset.range(1).flat_map(lambda piece: records.read(last, piece)).repeat(padding)
       rows = rows.concatenate(
-        copies.batch(self.vector).map(lambda read: (tf.fill([_length(read)], tf.constant(-1, tf.int64)), read))
+        tf.data.Dataset.zip(tf.data.Dataset.from_tensors(tf.constant(-1, tf.int64)).repeat(), copies)
       )
-    return rows.map(self.prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return rows
+
+  def _prepare(self, *columns: tf.Tensor) -> tuple[Any, ...]:
+    """(..., serialized string [g]) -> (..., examples [g, ...])."""
+    *others, serialized = columns
+    return *others, tf.map_fn(self._example, serialized, fn_output_signature=self.spec)
 
   def load(self, split: Split) -> dict[str, Any]:
     """All examples of a split, prepared, as tensors [N, ...] in row order.
@@ -84,9 +104,11 @@ class Examples:
     Raises:
       ConfigError: a data file is damaged; the message names it.
     """
-    whole = self.in_order(split, [(0, split.num_examples)]).map(lambda index, examples: examples)
+    size = split.num_examples
+    padded = -(-size // _VECTOR_RECORDS) * _VECTOR_RECORDS
+    rows = self.in_order(split, [(0, size)], padded - size)
     try:
-      return whole.rebatch(split.num_examples, drop_remainder=True).get_single_element()
+      _, whole = self.batches(rows, padded).get_single_element()
     except tf.errors.DataLossError as error:
       path = records.damaged_file(split.files.files)
       if path is None:
@@ -94,6 +116,7 @@ class Examples:
       raise ConfigError(
         f'data file {path} is corrupt: {str(error).splitlines()[0]}; prepare the dataset again'
       ) from error
+    return tf.nest.map_structure(lambda tensor: tensor[:size], whole)
 
 
 def check_spec(name: str, outputs: Any) -> Any:
@@ -126,5 +149,6 @@ def _leaves(prefix: str, spec: Any) -> list[tuple[str, tf.TensorSpec]]:
   return [leaf for name, part in spec.items() for leaf in _leaves(f'{prefix}/{name}' if prefix else name, part)]
 
 
-def _length(vector: tf.Tensor) -> tf.Tensor:
-  return tf.size(vector, tf.int64)
+def _flatten(tensor: tf.Tensor) -> tf.Tensor:
+  """[a, b, ...] -> [a * b, ...]."""
+  return tf.reshape(tensor, [tensor.shape[0] * tensor.shape[1], *tensor.shape[2:]])

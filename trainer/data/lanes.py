@@ -17,8 +17,6 @@ import tensorflow as tf
 from trainer.data import order, records
 from trainer.errors import ConfigError
 
-# Records that a lane hands over at once, if a batch takes fewer of it: the price of a turn is per turn, not per record.
-_RECORDS_PER_TURN = 16
 # Far above any step times batch, far below overflow.
 _ENDLESS = 2**62
 
@@ -95,25 +93,19 @@ def stream(files: records.RecordFiles, spec: LanesOrder, host: int, hosts: int, 
     chunks = lane_starts[lane - begin], lane_starts[lane - begin + 1]
     return _lane(table, chunks, spec, lane, start_step)
 
-  lanes, batches = end - begin, max(1, _RECORDS_PER_TURN // spec.block)
-  turns = tf.data.Dataset.range(begin, end).interleave(
-    lambda lane: lane_records(lane).rebatch(batches * spec.block, drop_remainder=True),
-    cycle_length=lanes,
+  return tf.data.Dataset.range(begin, end).interleave(
+    lambda lane: lane_records(lane).unbatch(),
+    cycle_length=end - begin,
+    block_length=spec.block,
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,
   )
-
-  def by_batch(tensor: tf.Tensor) -> tf.Tensor:
-    per_lane = tf.reshape(tensor, [lanes, batches, spec.block])
-    return tf.reshape(tf.transpose(per_lane, [1, 0, 2]), [batches * lanes * spec.block])
-
-  return turns.batch(lanes, drop_remainder=True).map(lambda *turn: tuple(map(by_batch, turn)))
 
 
 def _lane(
   table: dict[str, tf.Tensor], chunks: tuple[tf.Tensor, tf.Tensor], spec: LanesOrder, lane: tf.Tensor, start_step: int
 ) -> tf.data.Dataset:
-  """The records of one lane, endless, from the position on that `start_step` has."""
+  """One lane, endless, from the position on that `start_step` has: (epoch, row, serialized) [n], a window at a time."""
   low, high = chunks
   counts = table['count'][low:high]
   size = tf.reduce_sum(counts)

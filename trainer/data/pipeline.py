@@ -130,9 +130,9 @@ class Pipeline:
     lines.append(f'epoch: {size / self._batch:.4g} batches of {self._batch}{carry}; no example is dropped')
     if self.source == 'lanes':
       order = self._lanes
-      window = order.chunk * order.group
+      window = min(order.chunk * order.group, -(-size // order.lanes))
       lines.append(
-        f'lanes: {order.lanes} lanes of about {size // order.lanes} examples, {order.block} of each in a batch, chunks '
+        f'lanes: {order.lanes} lanes of about {size / order.lanes:.4g} examples, {order.block} of each in a batch, chunks '
         f'of {order.chunk} shuffled in windows of {window}: up to {window * order.lanes} undecoded records in memory'
       )
     padding = self.eval_steps * self._eval_batch - self.eval_examples
@@ -191,9 +191,8 @@ class Pipeline:
       rows = self._load(split, share.host)
       return memory.train(rows, split.num_examples, share, self._config.seed, start_step, block, self._finish)
     self._check_hosts(share.hosts)
-    stream = lanes.stream(split.files, self._lanes, share.host, share.hosts, start_step).rebatch(self._examples.vector)
-    prepared = stream.map(self._examples.prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = prepared.rebatch(share.replica_rows, drop_remainder=True).map(
+    stream = lanes.stream(split.files, self._lanes, share.host, share.hosts, start_step)
+    batches = self._examples.batches(stream, share.replica_rows).map(
       lambda epoch, index, rows: self._finish(
         {**rows, 'weight': tf.ones_like(index, tf.float32), 'index': index}, epoch
       ),
@@ -211,12 +210,11 @@ class Pipeline:
     begins = [step * share.batch + share.first_row for step in range(steps)]
     ranges = [(min(begin, split.num_examples), min(begin + share.rows, split.num_examples)) for begin in begins]
     padding = steps * share.rows - sum(end - begin for begin, end in ranges)
-    rows = self._examples.in_order(split, ranges, padding).rebatch(share.replica_rows, drop_remainder=True)
-    return rows.map(
-      lambda index, batch: {**batch, 'weight': tf.cast(index >= 0, tf.float32), 'index': index},
-      deterministic=True,
-      num_parallel_calls=1,
-    ).prefetch(_AHEAD * share.replicas)
+    rows = self._examples.in_order(split, ranges, padding)
+    batches = self._examples.batches(rows, share.replica_rows).map(
+      lambda index, batch: {**batch, 'weight': tf.cast(index >= 0, tf.float32), 'index': index}
+    )
+    return batches.prefetch(_AHEAD * share.replicas)
 
   def _batch_spec(self) -> dict[str, Any]:
     """The nest of tf.TensorSpec of one replica's training batch, augmentation included; traces, computes nothing."""

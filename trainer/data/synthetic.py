@@ -38,7 +38,7 @@ def examples(features: tfds.features.FeaturesDict, task: Any, seed: int) -> dict
   """
   rng = np.random.default_rng(seed)
   raw = [_value('', features, rng) for _ in range(EXAMPLES)]
-  stacked = tf.nest.map_structure(lambda *values: tf.stack(values), *raw)
+  stacked = tf.nest.map_structure(lambda *values: np.stack(values), *raw)
   prepared = tf.data.Dataset.from_tensor_slices(stacked).map(task.example, deterministic=True, num_parallel_calls=1)
   return prepared.batch(EXAMPLES).get_single_element()
 

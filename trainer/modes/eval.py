@@ -9,7 +9,8 @@ from trainer.errors import ConfigError
 from trainer.fields import nearest
 from trainer.runtime import agreement, cluster
 from trainer.train import session as session_lib
-from trainer.train.workdir import CHECKPOINTS, Workdir
+from trainer.report.reporter import CHECKPOINTS
+from trainer.train.workdir import Workdir
 
 
 def run(config, workdir: str, checkpoint: str) -> None:
@@ -29,19 +30,18 @@ def run(config, workdir: str, checkpoint: str) -> None:
     raise ConfigError(f'--workdir={workdir} holds no run: train first, or name the directory of a run')
   directory.adopt(config, trained=True, write=False)
   checkpoints = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
-  _choose(checkpoints, checkpoint)  # a wrong name is said before anything is built
-  session = session_lib.build(config, where)
-  checkpoints = Checkpoints(
-    directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode=session.best_mode, writer=False
-  )
-  step = agreement.from_chief(session.strategy, where, _choose(checkpoints, checkpoint))
+  step = _choose(checkpoints, checkpoint)
   try:
-    session.restore(checkpoints.restore(step))
+    restored = checkpoints.restore(step)
   except CheckpointError as error:
     raise ConfigError(f'{error}; choose another with --checkpoint') from error
+  session = session_lib.build(config, where, restored.host['task'])
+  if agreement.from_chief(session.strategy, where, step) != step:
+    raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
+  session.restore(restored)
   results = session.evaluator().evaluate()
   if where.is_chief:
-    print(json.dumps({'step': step, 'split': config.data.eval_split, **results}))
+    print(json.dumps({'step': step, 'split': 'eval', **results}))
 
 
 def _choose(checkpoints: Checkpoints, name: str) -> int:
@@ -52,9 +52,10 @@ def _choose(checkpoints: Checkpoints, name: str) -> int:
   if name == 'latest':
     return steps[-1]
   if name == 'best':
-    best = checkpoints.best_step()
-    if best is None:
-      raise ConfigError('no checkpoint has a metric to be the best by: set eval.best_metric, or take --checkpoint=latest')
+    best = checkpoints.host(steps[-1])['progress']['best_step']
+    if best not in steps:
+      why = f'that was step {best}, which was not kept' if best >= 0 else 'none was evaluated'
+      raise ConfigError(f'there is no best checkpoint: {why} (eval.best_metric, checkpoint.keep_best)')
     return best
   if not name.isdigit():
     raise ConfigError(f"--checkpoint={name!r} must be 'latest', 'best' or a step{nearest(name, ('latest', 'best'))}")

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import time
 
+from absl import logging
+
 from trainer.checkpoint import Checkpoints
+from trainer.report import words
 from trainer.report.banner import banner
-from trainer.report.reporter import Reporter
+from trainer.report.reporter import CHECKPOINTS, METRICS, TENSORBOARD, Reporter
 from trainer.runtime import agreement, cluster
 from trainer.runtime.preemption import Stop
 from trainer.train import session as session_lib
 from trainer.train.loop import Loop
-from trainer.train.workdir import CHECKPOINTS, Workdir
+from trainer.train.workdir import Workdir
 
 
 def run(config, workdir: str, checkpoint: str) -> None:
   """Trains, or says that there is nothing left to do.
 
+  Args:
+    config: checked.
+    workdir: the directory of the run, created if need be.
+    checkpoint: of other modes; training resumes from the newest one that is intact.
+
   Raises:
-    ConfigError, DivergedError, RunAgain: as their docstrings say; main turns them into exit codes.
+    ConfigError: a mistake of the user's.
+    DivergedError: training diverged.
+    RunAgain: all workers stopped before the end, with the state saved.
   """
+  if checkpoint != 'latest':
+    logging.warning('--checkpoint=%s is for mode eval; training resumes from the newest intact checkpoint', checkpoint)
   started = time.monotonic()
   where = cluster.discover(config)
   directory = Workdir(workdir)
   if where.is_chief:
     directory.claim()
   earlier = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
-  changed = directory.adopt(config, trained=bool(earlier.steps()), write=where.is_chief)
-  if finished := _finished(config, earlier):
-    print(finished.format(workdir=directory.path))
+  steps = earlier.steps()
+  changed = directory.adopt(config, trained=bool(steps), write=where.is_chief)
+  before = earlier.host(steps[-1]) if steps else None
+  if before and _is_complete(before['progress'], config.train.steps):
+    print(_already_complete(before['progress'], directory))
     return
-  session = session_lib.build(config, where)
+  session = session_lib.build(config, where, before['task'] if before else None)
   checkpoints = Checkpoints(
     directory.file(CHECKPOINTS),
     keep=config.checkpoint.keep,
@@ -41,4 +55,30 @@ def run(config, workdir: str, checkpoint: str) -> None:
   if where.is_chief:
     checkpoints.clean()
   restored = session.restore_newest(checkpoints)
-  reporter = Reporter(directory, session, restored)
+  reporter = Reporter(directory, session, restored=restored, changed=changed, started=started)
+  stop = Stop()
+  stop.install()
+  try:
+    Loop(session, checkpoints, reporter, stop).run()
+    agreement.all_true(session.strategy, where, True)  # nobody leaves before the chief has saved
+  finally:
+    checkpoints.close()
+    reporter.close()
+
+
+def _is_complete(progress: dict, total: int) -> bool:
+  return progress['step'] >= total and progress['evaluated_step'] == progress['step']
+
+
+def _already_complete(progress: dict, directory: Workdir) -> str:
+  best = f'{words.value(progress["best_value"])} at step {progress["best_step"]:,}' if progress['best_step'] >= 0 else ''
+  return banner(
+    [
+      ('steps', f'{progress["step"]:,}; for more, raise train.steps'),
+      ('best', best),
+      ('metrics', directory.file(METRICS)),
+      ('checkpoints', directory.file(CHECKPOINTS)),
+      ('tensorboard', directory.file(TENSORBOARD)),
+    ],
+    title='Training is complete; there is nothing left to do.',
+  )

@@ -46,7 +46,7 @@ def all_true(strategy: tf.distribute.Strategy, cluster: Cluster, flag: bool) -> 
   """
   objections = np.zeros(_DIGITS, np.float32)
   objections[0] = not flag
-  return first(strategy, _adder(strategy, cluster.local_devices)(tf.constant(objections))).numpy()[0] == 0
+  return bool(first(strategy, _adder(strategy, cluster.local_devices)(tf.constant(objections))).numpy()[0] == 0)
 
 
 @functools.cache

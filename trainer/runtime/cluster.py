@@ -127,9 +127,7 @@ def discover(config: Any) -> Cluster:
   devices = len(gpus) or cpu_devices
   if want == 'mirrored' and devices == 1:
     fix = '' if gpus else 'cluster.cpu_devices=2, or '
-    raise ConfigError(
-      f"cluster.strategy='mirrored' needs several devices, but here is {own}: set {fix}cluster.strategy='auto'"
-    )
+    raise ConfigError(f"cluster.strategy='mirrored' needs several devices, here is {own}: set {fix}it to 'auto'")
   if peers is not None and workers > 1:
     reason = f'{asked}{source} names {workers} workers, each with {own}'
     return Cluster('multi_worker', reason, kind, devices, peers.workers, peers.index, gpus=gpus)
@@ -291,7 +289,7 @@ def _slurm(*names: str) -> str:
 
 
 def _slurm_number(name: str, default: int | None = None) -> int:
-  text = os.environ.get(name) or (_slurm(name) if default is None else str(default))
+  text = _slurm(name) if default is None else os.environ.get(name) or str(default)
   if not re.fullmatch(r'-?\d+', text):
     raise ConfigError(f'{name}={text!r} is not a number')
   return int(text)

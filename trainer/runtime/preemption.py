@@ -98,8 +98,9 @@ class Stop:
           self.request(signal.Signals(number).name)
         if number == signal.SIGINT:
           self._interrupts += 1
-          if self._interrupts == 2:
-            _say('second SIGINT: stopping now, without saving')
+          if self._interrupts == 1:
+            _say('a second SIGINT stops at once, without saving')
+          else:
             os._exit(128 + signal.SIGINT)  # the main thread may be inside TensorFlow, where no exception reaches it
       if numbers.endswith(_END):
         return

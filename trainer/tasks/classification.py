@@ -154,6 +154,10 @@ class Classification(Task):
     defaults = {'num_classes': count, 'target_class_ids': list(range(count)), 'average': 'macro', 'k': min(5, count)}
     fixed = {'dtype': 'float32', 'from_logits': True}
     # 'accuracy' is Keras' name for exact equality, and everybody's name for how often the likeliest class is right.
+    if count != 2 and 'binary_iou' in map(catalogue.metric_name, fields.metrics):
+      raise ConfigError(
+        f"task.metrics has 'binary_iou', but {self._label!r} has {count} classes, not two: take mean_iou"
+      )
     metrics = catalogue.make_metrics(fields, {'accuracy': 'sparse_categorical_accuracy'}, defaults, fixed)
     random = np.random.default_rng(0)
     labels = np.arange(max(12, 2 * count), dtype=np.int32) % count

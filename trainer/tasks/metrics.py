@@ -119,7 +119,7 @@ def _try(metric: keras.metrics.Metric, update: Callable, outputs: np.ndarray, ba
   half, count = len(outputs) // 2, len(outputs)
   # Some metrics make variables when they first see data; made in this call, they are not made again in each trace.
   state(None, 0, half)
-  if any(np.any(keras.ops.convert_to_numpy(variable)) for variable in metric.variables):
+  if any(np.any(tf.convert_to_tensor(variable.value).numpy()) for variable in metric.variables):
     raise ValueError('its state does not start from zeros, so states cannot be added up')
   whole, first, second = state(None, 0, count), state(None, 0, half), state(None, half, count)
   if not (_close(_add(first, second), whole) and _close(state(first, half, count), whole)):

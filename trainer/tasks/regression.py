@@ -147,6 +147,10 @@ class Regression(Task):
   def _make_metrics(self, fields: Any) -> MetricSet:
     for name in fields.metrics:
       self._refuse_vectors('task.metrics', catalogue.metric_name(name))
+      if catalogue.metric_name(name) == 'poisson' and not self._poisson:
+        raise ConfigError(
+          "task.metrics has 'poisson', the logarithm of predictions that may be negative: set task.loss too"
+        )
     metrics = catalogue.make_metrics(fields, {}, {}, {'dtype': 'float32', 'axis': -1})
     random = np.random.default_rng(0)
     outputs, noise = random.normal(size=(2, 12, self.units))

@@ -7,6 +7,7 @@ import zlib
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer import config as config_lib
@@ -15,6 +16,7 @@ from trainer.checkpoint import Checkpoints, Restored, check_compatible
 from trainer.data.pipeline import Pipeline
 from trainer.data.source import Dataset, open_dataset
 from trainer.errors import ConfigError
+from trainer.fields import nearest
 from trainer.optim import optimizers
 from trainer.runtime import agreement, cluster, precision, strategy
 from trainer.train.evaluate import Evaluator
@@ -86,8 +88,13 @@ class Session:
     return step
 
 
-def build(config, where: cluster.Cluster) -> Session:
-  """Builds everything up to the first weights, on the cluster that was discovered.
+def build(config, where: cluster.Cluster, task_state: dict[str, Any] | None = None) -> Session:
+  """Builds everything up to the first weights.
+
+  Args:
+    config: checked.
+    where: the cluster that was discovered.
+    task_state: what the task learnt from the training split in an earlier attempt, out of a checkpoint.
 
   Raises:
     ConfigError: the machine, the data, the task or the model cannot serve the config.
@@ -98,7 +105,8 @@ def build(config, where: cluster.Cluster) -> Session:
   if agreement.from_chief(distribution, where, _digest(config)) != _digest(config):
     raise ConfigError("the config of this worker differs from the chief's: start all workers with the same flags")
   dataset = open_dataset(config)
-  task = tasks.create(config, dataset.features, lambda: dataset.examples(dataset.train))
+  examples = None if dataset.synthetic else lambda: dataset.examples(dataset.train)
+  task = tasks.create(config, dataset.features, examples, task_state)
   pipeline = Pipeline(config, dataset, task, replicas=where.replicas, workers=where.num_workers)
   precision.apply(how)
   # The same weights in each process and at each start, whatever was built before.
@@ -130,17 +138,12 @@ def _without_xla_where_it_cannot(config, model, how: precision.Precision, where)
 
 
 def _best(config, task) -> tuple[str, str]:
-  """The metric that names the best checkpoint, and 'max' or 'min'."""
-  name, mode = (task.best if config.eval.best_metric == 'auto' else (config.eval.best_metric, 'auto'))
-  if name and name not in ('loss', *task.metric_names):
-    raise ConfigError(f'eval.best_metric={name!r} is not measured: choose loss or one of {", ".join(task.metric_names)}')
-  if config.eval.best_mode != 'auto':
-    return name, config.eval.best_mode
-  if mode == 'auto':
-    if name == 'loss':
-      mode = 'min'
-    elif name == task.best[0]:
-      mode = task.best[1]
-    elif name:
-      raise ConfigError(f"eval.best_mode='auto' is not known for {name!r}: set it to 'max' or 'min'")
-  return name, mode if name else 'max'
+  """The metric that names the best checkpoint, '' for none; and 'max' or 'min'."""
+  name = task.best[0] if config.eval.best_metric == 'auto' else config.eval.best_metric
+  known = ('loss', *task.metric_results(np.ones(task.metrics.size)))
+  if name and name not in known:
+    raise ConfigError(f'eval.best_metric={name!r} is not measured{nearest(name, known)} Measured: {", ".join(known)}')
+  mode = task.mode(name) if config.eval.best_mode == 'auto' else config.eval.best_mode
+  if name and not mode:
+    raise ConfigError(f"eval.best_mode='auto' is not known for {name!r}: set it to 'max' or 'min'")
+  return name, mode or 'max'

@@ -10,8 +10,9 @@ from typing import IO, Any
 
 from trainer import config as config_lib
 from trainer.errors import ConfigError
+from trainer.report import atomic
 
-CONFIG, RUN, METRICS, CHECKPOINTS, TENSORBOARD = 'config.json', 'run.json', 'metrics.jsonl', 'checkpoints', 'tensorboard'
+CONFIG = 'config.json'
 _LOCK = 'lock'
 
 
@@ -89,15 +90,6 @@ class Workdir:
         'Choose another --workdir, or set back what changed'
       )
     if write and (changes or before is None):
-      write_atomically(self.file(CONFIG), config_lib.to_json(config))
+      atomic.replace(self.file(CONFIG), config_lib.to_json(config).encode())
     return [f'{path}: {old!r} -> {new!r}' for path, old, new, _ in changes]
 
-
-def write_atomically(path: str, text: str) -> None:
-  """Replaces a file so that a reader, or a crash, finds the old text or the new, never a part."""
-  temporary = f'{path}.tmp'
-  with open(temporary, 'w') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Two logical CPU devices in one process: creates the strategy, agrees with itself, and prints what it found as JSON."""
+"""Two logical CPU devices in one process: creates the strategy, agrees with itself, prints what it found as JSON."""
 
 import json
 

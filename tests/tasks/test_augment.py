@@ -1,0 +1,129 @@
+"""Augmentation is a pure function of an image and its draws, and does to the image what it says."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tasks import made_up
+from trainer.errors import ConfigError
+from trainer.tasks import augment
+
+EVERYTHING = {'shift_pixels': 2.0, 'rotate_degrees': 20.0, 'zoom': 0.3, 'flip_horizontal': True}
+
+
+def fields(**changes):
+  return SimpleNamespace(**{**{name: field.default for name, field in augment.FIELDS.items()}, **changes})
+
+
+def photos(count=3, height=7, width=9, channels=2, seed=0):
+  return np.random.default_rng(seed).random((count, height, width, channels), np.float32)
+
+
+def apply(images, draws, black=0.0, **changes):
+  return augment.images(fields(**changes), tf.constant(images), tf.constant(draws, tf.float32), black).numpy()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'count'),
+  [({}, 0), ({'shift_pixels': 1.0}, 2), ({'rotate_degrees': 5.0}, 1), ({'flip_horizontal': True}, 1), (EVERYTHING, 5)],
+)
+def test_draws_are_counted(changes, count):
+  assert augment.draws(fields(**changes)) == count
+
+
+@pytest.mark.parametrize('changes', [EVERYTHING, *[{name: value} for name, value in EVERYTHING.items()]])
+def test_a_row_of_halves_changes_nothing(changes):
+  draws = np.full((3, augment.draws(fields(**changes))), 0.5)
+  np.testing.assert_allclose(apply(photos(), draws, **changes), photos(), atol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.floats(0, 0.999, width=32), min_size=5, max_size=5), st.integers(0, 2))
+def test_an_image_depends_on_its_own_row_alone(row, place):
+  draws = np.random.default_rng(1).random((3, 5))
+  draws[place] = row
+  together = apply(photos(), draws, **EVERYTHING)
+  alone = apply(photos()[place : place + 1], draws[place : place + 1], **EVERYTHING)
+  np.testing.assert_array_equal(together[place], alone[0])
+  np.testing.assert_array_equal(apply(photos(), draws, **EVERYTHING), together)
+
+
+def test_flip_mirrors_left_and_right():
+  flipped = apply(photos(2), [[0.2], [0.8]], flip_horizontal=True)
+  np.testing.assert_allclose(flipped[0], photos(2)[0], atol=1e-5)
+  np.testing.assert_allclose(flipped[1], photos(2)[1, :, ::-1], atol=1e-5)
+
+
+def test_a_shift_alone_is_by_whole_pixels_and_fills_with_black():
+  # Draws of 1 and 0 are the largest shifts: two columns to the right, two rows up.
+  moved = apply(photos(1), [[1.0, 0.0]], black=0.25, shift_pixels=2.7)
+  expected = np.full_like(photos(1), 0.25)
+  expected[:, :-2, 2:] = photos(1)[:, 2:, :-2]
+  np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_shift_alone_blurs_nothing(x, y):
+  moved = apply(photos(1), [[x, y]], shift_pixels=1.5)
+  for value in moved.ravel():
+    assert np.min(np.abs(np.append(photos(1).ravel(), 0.0) - value)) < 1e-4
+
+
+def test_a_shift_that_comes_with_a_turn_is_by_parts_of_a_pixel():
+  moved = apply(photos(1), [[0.75, 0.5, 0.5]], shift_pixels=1.0, rotate_degrees=1e-4)
+  expected = (photos(1)[:, :, 1:] + photos(1)[:, :, :-1]) / 2
+  np.testing.assert_allclose(moved[:, :, 1:], expected, atol=1e-3)
+
+
+def test_a_quarter_turn():
+  square = photos(1, 6, 6)
+  clockwise, back = apply(square, [[1.0]], rotate_degrees=90.0), apply(square, [[0.0]], rotate_degrees=90.0)
+  np.testing.assert_allclose(clockwise[0], np.rot90(square[0], -1), atol=1e-4)
+  np.testing.assert_allclose(back[0], np.rot90(square[0]), atol=1e-4)
+
+
+def test_zoom_grows_and_shrinks_about_the_centre():
+  ramp = np.arange(9, dtype=np.float32)[None, None, :, None] * np.ones((1, 9, 1, 1), np.float32)
+  grown, shrunk = apply(ramp, [[1.0]], zoom=0.5), apply(ramp, [[0.0]], zoom=0.5)
+  np.testing.assert_allclose(grown[0, 4, :, 0], 4 + (np.arange(9) - 4) / 1.5, atol=1e-4)
+  np.testing.assert_allclose(shrunk[0, 4, 2:7, 0], 4 + (np.arange(2, 7) - 4) * 1.5, atol=1e-4)
+  assert shrunk[0, 4, 0, 0] == 0.0
+
+
+def test_the_same_in_a_pipeline():
+  draws = np.random.default_rng(1).random((3, 5)).astype(np.float32)
+  task = made_up.task('classification', made_up.images(shape=(7, 9, 2), dtype=np.float32), **EVERYTHING)
+  assert task.draws == 5
+  batch = {'inputs': photos(), 'targets': np.arange(3), 'index': np.arange(3)}
+  dataset = tf.data.Dataset.from_tensors((batch, draws)).map(task.augment)
+  after = next(iter(dataset))
+  assert dataset.element_spec['inputs'].shape == (3, 7, 9, 2)
+  np.testing.assert_allclose(after['inputs'], apply(photos(), draws, **EVERYTHING), atol=1e-6)
+  np.testing.assert_array_equal(after['index'], np.arange(3))
+
+
+def test_what_moves_in_is_what_a_raw_zero_becomes():
+  train = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3)).astype(np.uint8)
+  rows = {'image': train, 'label': np.zeros(20, np.int64)}
+  features = made_up.images(shape=(4, 4, 3))
+  task = made_up.task('classification', features, rows, normalize='standardize', shift_pixels=4.0)
+  batch = {'inputs': tf.random.normal([1, 4, 4, 3]), 'targets': tf.zeros([1])}
+  gone = task.augment(batch, tf.constant([[1.0, 1.0]]))['inputs']
+  zero = task.example({'image': tf.zeros([4, 4, 3], tf.uint8), 'label': 0})['inputs']
+  np.testing.assert_allclose(gone[0], zero, atol=1e-5)
+
+
+def test_vectors_are_not_augmented():
+  features = made_up.F.FeaturesDict(
+    {'x': made_up.F.Tensor(shape=(3,), dtype=np.float32), 'y': made_up.F.ClassLabel(num_classes=2)}
+  )
+  with pytest.raises(ConfigError, match='not an image'):
+    made_up.task('classification', features, zoom=0.1)
+  task = made_up.task('classification', features)
+  assert task.draws == 0
+  assert task.augment({'inputs': 1}, tf.zeros([1, 0])) == {'inputs': 1}

@@ -1,0 +1,186 @@
+"""What a training run says as it goes: one object that the loop tells what has happened.
+
+Every process has one; only the chief's prints and writes. Nothing here waits for a device: all that comes in is on the
+host already.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from trainer.errors import RunAgain
+from trainer.report import run_record, words
+from trainer.report.banner import banner, summary
+from trainer.report.metrics import MetricsFile
+from trainer.report.progress import Progress
+from trainer.report.tensorboard import TensorBoard
+from trainer.report.throughput import Throughput
+
+METRICS, RUN, TENSORBOARD, CHECKPOINTS = 'metrics.jsonl', 'run.json', 'tensorboard', 'checkpoints'
+
+
+class Reporter:
+  """The reports of one attempt."""
+
+  def __init__(self, directory: Any, session: Any, *, restored: int, changed: Sequence[str] = (), started: float):
+    """Takes back the rows of steps that will be done again, records the attempt and prints the banner.
+
+    Args:
+      directory: the work directory (trainer/train/workdir.py).
+      session: the parts of the run (trainer/train/session.py).
+      restored: the step that was restored; 0 if none was.
+      changed: one line per config field that differs from the attempt before.
+      started: `time.monotonic()` at the start of the attempt.
+
+    Raises:
+      ConfigError: a file in the work directory cannot be written to.
+    """
+    self._directory, self._session, self._started, self._restored = directory, session, started, restored
+    self._chief = session.cluster.is_chief
+    self._throughput = Throughput(session.config.train.global_batch_size)
+    self._train: Mapping[str, Any] = {}
+    self._evaluation: Mapping[str, Any] = {}
+    self._metrics = MetricsFile(directory.file(METRICS), writer=self._chief)
+    self._metrics.drop_after(restored)
+    self._tensorboard = TensorBoard(directory.file(TENSORBOARD), writer=self._chief, first_step=restored + 1)
+    self._progress = Progress(restored, session.config.train.steps)
+    if self._chief:
+      run_record.append(directory.file(RUN), self._record())
+      self._say(banner(self._facts(changed)))
+
+  def block(self, step: int, steps: int, seconds: float) -> bool:
+    """A block of steps has ended; returns whether its duration is a measurement (the first, which compiles, is none).
+
+    Args:
+      step: steps done.
+      steps: steps of the block.
+      seconds: its duration, devices idle at both ends.
+    """
+    counts = self._throughput.add(steps, seconds)
+    if self._chief:
+      self._progress.block(step, self._throughput.window)
+    return counts
+
+  def trained(self, step: int, values: Mapping[str, Any]) -> None:
+    """Writes a row of split 'train': the values, and the rate since the last row.
+
+    Raises:
+      ConfigError: it cannot be written.
+    """
+    rate = self._throughput.take_window()
+    if not self._chief:
+      return
+    self._train = values
+    speed = {'examples_per_second': rate.examples_per_second, 'step_milliseconds': rate.step_milliseconds}
+    self._metrics.write(step, 'train', {**values, **speed})
+    self._tensorboard.write(step, 'train', {**values, **speed})
+    self._progress.row(step, loss=values.get('loss'), learning_rate=values.get('learning_rate'), rate=rate)
+
+  def evaluated(self, step: int, results: Mapping[str, Any]) -> None:
+    """Writes a row of split 'eval' and prints it.
+
+    Raises:
+      ConfigError: it cannot be written.
+    """
+    if not self._chief:
+      return
+    self._evaluation = results
+    self._metrics.write(step, 'eval', results)
+    self._tensorboard.write(step, 'eval', results)
+    self._progress.print(f'evaluation at step {step:,}: {words.values(results)}')
+
+  def sync(self) -> None:
+    """Returns when all that was written is on the disk: a checkpoint must not be newer than the rows before it."""
+    self._metrics.sync()
+    self._tensorboard.sync()
+
+  def close(self) -> None:
+    """Ends the progress line, closes the files, and prints the summary.
+
+    For a `finally` clause: an exception that ends the attempt, other than RunAgain, is left to speak for itself.
+    """
+    error = sys.exception()
+    self._progress.close()
+    self._metrics.close()
+    self._tensorboard.close()
+    if self._chief and (error is None or isinstance(error, RunAgain)):
+      self._say(self._summary())
+
+  def _say(self, text: str) -> None:
+    logging.info('%s', text)
+    self._progress.print(text)
+
+  def _record(self) -> dict[str, Any]:
+    where, how = self._session.cluster, self._session.precision
+    return {
+      'resumed_from_step': self._restored or None,
+      'devices': {'kind': where.device_kind, 'per_worker': where.local_devices, 'workers': where.num_workers},
+      'replicas': where.replicas,
+      'strategy': {'name': where.strategy, 'reason': where.reason},
+      'precision': {'policy': how.policy, 'reason': how.policy_reason},
+      'xla': {'on': how.xla, 'reason': how.xla_reason},
+    }
+
+  def _facts(self, changed: Sequence[str]) -> list[tuple[str, str]]:
+    session, config = self._session, self._session.config
+    where, how, train = session.cluster, session.precision, config.train
+    parameters = session.state.model.count_params()
+    shape = f'{where.num_workers} workers x ' if where.num_workers > 1 else ''
+    batch = f'{train.global_batch_size:,} examples'
+    if where.replicas * train.micro_batches > 1:
+      piece = train.global_batch_size // (where.replicas * train.micro_batches)
+      batch += f' = {where.replicas} replicas x {train.micro_batches} micro-batches x {piece}'
+    epochs = train.steps * train.global_batch_size / max(1, session.dataset.train.num_examples)
+    resumed = f'going on at step {self._restored:,} of ' if self._restored else ''
+    return [
+      ('config changed', '\n'.join(changed)),
+      ('devices', f'{shape}{where.local_devices} {where.device_kind.upper()}'),
+      ('strategy', f'{where.strategy}: {where.reason}'),
+      ('precision', f'{how.policy}: {how.policy_reason}'),
+      ('XLA', f'{"on" if how.xla else "off"}: {how.xla_reason}'),
+      ('model', f'{config.model.name}, {words.count(parameters)} parameters'),
+      ('task', config.task.name),
+      *_split_labels(session.pipeline.describe()),
+      ('global batch', batch),
+      ('steps', f'{resumed}{train.steps:,}, which is {epochs:.3g} epochs'),
+      ('replicas', self._what_depends_on_them()),
+      ('metrics', self._directory.file(METRICS)),
+      ('checkpoints', self._directory.file(CHECKPOINTS)),
+      ('tensorboard', self._directory.file(TENSORBOARD)),
+    ]
+
+  def _what_depends_on_them(self) -> str:
+    """What the number of replicas changes in the result, beyond the order of sums; '' on one replica."""
+    if self._session.cluster.replicas == 1:
+      return ''
+    batch_norm = self._session.config.model.get('norm', '') == 'batch'
+    what = 'dropout masks and batch statistics depend' if batch_norm else 'dropout masks depend'
+    return f'{what} on their number{" (model.norm=sync_batch: statistics do not)" if batch_norm else ""}'
+
+  def _summary(self) -> str:
+    session, progress = self._session, self._session.state.progress
+    has_best = bool(session.best_metric) and progress.best_step >= 0
+    return summary(
+      step=progress.step,
+      total_steps=session.config.train.steps,
+      seconds=time.monotonic() - self._started,
+      train=self._train,
+      evaluation=self._evaluation,
+      best=(session.best_metric, progress.best_value, progress.best_step) if has_best else None,
+      rate=self._throughput.total,
+      places=[(name, self._directory.file(name)) for name in (CHECKPOINTS, METRICS, TENSORBOARD)],
+    )
+
+
+def _split_labels(lines: Sequence[str]) -> list[tuple[str, str]]:
+  """'data: fashion_mnist' -> ('data', 'fashion_mnist'); a line without a label keeps its whole text."""
+  pairs = [line.partition(': ') for line in lines]
+  return [
+    (label, text) if text and ' ' not in label else (' ', line)
+    for (label, _, text), line in zip(pairs, lines, strict=True)
+  ]
