@@ -1,8 +1,8 @@
 """Run as a program: `killed_saves.py FOLDER`. Saves checkpoints in child processes that end in every possible way.
 
-Each case has a folder of its own, in which step 1 is complete before the process is killed (or ends) during the save named
-by the case. One process imports everything and forks, because importing takes seconds and a save milliseconds. The exit
-status of each child is written to FOLDER/CASE.status.
+Each case has a folder of its own, in which step 1 is complete before the process is killed (or ends) during the save
+that the case names. One process imports everything and forks, because importing takes seconds and a save milliseconds.
+The exit status of each child is written to FOLDER/CASE.status.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def kill_when_data_appear(folder: str) -> None:
   """Kills this process when the data of step 2 begin to reach the disk."""
   while True:
     for root, _, names in os.walk(folder):
-      if '2.saving' in root and f'{os.sep}d' in root:
-        if any(os.path.getsize(os.path.join(root, name)) for name in names if not name.endswith('.lock')):
-          die()
+      data = [os.path.join(root, name) for name in names if not name.endswith('.lock')]
+      if '2.saving' in root and os.path.basename(root) == 'd' and any(map(os.path.getsize, data)):
+        die()
 
 
 def run(case: str, folder: str) -> None:

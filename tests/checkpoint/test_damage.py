@@ -133,10 +133,10 @@ def test_the_newest_intact_step_is_restored_and_damaged_ones_are_moved_aside(sav
   assert restored is not None and restored.step == 10 and restored.host == {'best': 10 / 7, 'sums': [1.5, None]}
   assert_equal(restored.arrays, make_state(10))
   warnings = [record.getMessage() for record in log if record.levelname == 'WARNING']
-  assert [(f'step {step} is damaged' in line, f'damaged/{step}-1' in line) for step, line in zip((30, 20), warnings)] == [
-    (True, True),
-    (True, True),
-  ]
+  assert len(warnings) == 2
+  for step, line in zip((30, 20), warnings, strict=True):
+    assert f'step {step} is damaged' in line
+    assert f'damaged/{step}-1' in line
   assert writer.steps() == [10]
   assert {path.name: path.read_bytes() for path in files_of(folder / 'damaged' / '30-1')} == contents
 
@@ -192,7 +192,7 @@ def test_whole_files_that_orbax_cannot_read_are_not_called_damaged(saved, folder
     raise ValueError('unknown layout\nand a long story')
 
   monkeypatch.setattr(orbax_io, 'read', refuse)
-  with pytest.raises(CheckpointError, match='step 30 is intact, but Orbax .* cannot read .*unknown layout$') as raised:
+  with pytest.raises(CheckpointError, match=r'step 30 is intact, but Orbax .* cannot read .*unknown layout$') as raised:
     saved.newest_intact()
   assert not isinstance(raised.value, DamagedCheckpoint)
   assert saved.steps() == [10, 20, 30]

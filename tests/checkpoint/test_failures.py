@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
+import itertools
 import os
 import subprocess
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,8 +16,6 @@ import pytest
 from trainer.checkpoint import CheckpointError, checkpoints, disk, orbax_io
 
 from .conftest import assert_equal, make_state
-
-NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def assert_untouched(writer, folder, steps=(10, 20, 30)):
@@ -31,58 +32,63 @@ def errors_of(log):
 class FailingSync:
   """Stands for os.fsync, and fails the call of a number."""
 
-  def __init__(self, fail_at: int | None):
-    self.calls, self.fail_at, self.sync = 0, fail_at, os.fsync
+  sync = staticmethod(os.fsync)
+
+  def __init__(self, fail_at: int):
+    self.calls, self.fail_at = 0, fail_at
 
   def __call__(self, handle: int) -> None:
     self.calls += 1
     if self.calls == self.fail_at:
-      raise NO_SPACE
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     self.sync(handle)
 
 
+def failing_syncs(monkeypatch) -> Iterator[FailingSync]:
+  """Fails the first sync of what is done between, then the second, and so on until there is none to fail.
+
+  How many there are differs from save to save: Orbax spreads the data over more or fewer files.
+  """
+  for fail_at in itertools.count(1):
+    failing = FailingSync(fail_at)
+    monkeypatch.setattr(os, 'fsync', failing)
+    yield failing
+    monkeypatch.setattr(os, 'fsync', FailingSync.sync)
+    if failing.calls < fail_at:
+      assert fail_at > 10
+      return
+
+
 def test_a_disk_that_is_full_at_any_sync_fails_that_save_only(saved, folder, monkeypatch, log):
-  sync = FailingSync(None)
-  monkeypatch.setattr(os, 'fsync', sync)
-  saved.save(40, make_state(40), {})
-  saved.wait()
-  calls = sync.calls
-  assert calls > 15
-  for fail_at in range(1, calls + 1):
-    monkeypatch.setattr(os, 'fsync', FailingSync(fail_at))
+  for failing in failing_syncs(monkeypatch):
     log.clear()
     saved.save(50, make_state(50), {})
-    with pytest.raises(CheckpointError, match='the disk is full'):
-      saved.wait()
+    saved._join()
+    if failing.calls < failing.fail_at:
+      continue
     assert saved.failure().errno == errno.ENOSPC
     assert errors_of(log) == [
       'checkpoint of step 50 was not saved: the disk is full (No space left on device); training goes on, 2 more in a '
       'row will end it'
     ]
-    assert saved.steps() == [10, 20, 30, 40] and not list(folder.glob('50*'))
-    monkeypatch.setattr(os, 'fsync', sync)
-    saved.save(60, make_state(60), {})
-    saved.wait()
-    assert saved.failure() is None
-    (folder / '60').rename(folder.parent / f'60-{fail_at}')
-  assert_untouched(saved, folder, (10, 20, 30, 40))
+    assert saved.steps() == [10, 20, 30]
+    assert not list(folder.glob('50*'))
+    saved._failures = 0
+  assert_untouched(saved, folder, (10, 20, 30, 50))
 
 
 def test_replacing_a_step_that_fails_at_any_sync_keeps_the_old_one(saved, folder, monkeypatch):
-  sync = FailingSync(None)
-  monkeypatch.setattr(os, 'fsync', sync)
-  saved.save(30, make_state(30), {})
-  saved.wait()
-  # The last one belongs to the deletion of the old step, which no save depends on.
-  for fail_at in range(1, sync.calls + 1):
-    monkeypatch.setattr(os, 'fsync', FailingSync(fail_at))
+  for failing in failing_syncs(monkeypatch):
     saved.save(30, make_state(31), {})
-    with pytest.raises(CheckpointError):
-      saved.wait()
-    monkeypatch.setattr(os, 'fsync', sync)
-    assert_untouched(saved, folder)
-    saved.save(30, make_state(30), {})
-    saved.wait()
+    saved._join()
+    if failing.calls < failing.fail_at:
+      continue
+    assert saved.failure() is not None
+    monkeypatch.setattr(os, 'fsync', FailingSync.sync)
+    assert sorted(path.name for path in folder.iterdir()) == ['10', '20', '30']
+    assert_equal(saved.restore(30).arrays, make_state(30))
+    saved._failures = 0
+  assert_equal(saved.restore(30).arrays, make_state(31))
 
 
 def test_too_little_room_fails_before_anything_is_written(saved, folder, monkeypatch, log):
@@ -94,8 +100,8 @@ def test_too_little_room_fails_before_anything_is_written(saved, folder, monkeyp
   with pytest.raises(CheckpointError, match='disk is full'):
     saved.wait()
   assert errors_of(log) == [
-    'checkpoint of step 40 was not saved: the disk is full (0.009 GB needed, 0.002 GB free); training goes on, 2 more in '
-    'a row will end it'
+    'checkpoint of step 40 was not saved: the disk is full (0.009 GB needed, 0.002 GB free); training goes on, 2 more '
+    'in a row will end it'
   ]
   monkeypatch.undo()
   assert_untouched(saved, folder)
@@ -115,6 +121,8 @@ def small_disk(tmp_path):
   subprocess.run(['umount', str(mount)], check=True)
 
 
+# Orbax leaves a callback behind in an event loop that it has closed when it fails.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('when', ['checked', 'begun', 'written', 'sealed', 'before_marker'])
 def test_a_disk_that_really_fills_up(small_disk, monkeypatch, log, when):
   arrays = {f'part{i}': np.random.default_rng(i).standard_normal(250_000) for i in range(3)}
@@ -125,11 +133,11 @@ def test_a_disk_that_really_fills_up(small_disk, monkeypatch, log, when):
 
   def fill(stage):
     if stage == when and writer.steps() == [1]:
-      with open(filler, 'wb', buffering=0) as file, pytest.raises(OSError, match='No space'):
-        for size in [2**20] * 100 + [4096] * 300:
-          # Whole pages, and then to the last of them.
-          while file.write(bytes(size)) == size:
-            pass
+      with open(filler, 'wb', buffering=0) as file, contextlib.suppress(OSError):
+        # Writes come back short, and then not at all, when the last page is taken.
+        while file.write(bytes(2**20)):
+          pass
+      assert disk.free_bytes(str(small_disk)) == 0
 
   monkeypatch.setattr(checkpoints, 'on_stage', fill)
   fill('checked')
@@ -176,7 +184,9 @@ def test_three_failures_in_a_row_end_it_and_a_success_starts_the_count_again(sav
     'training goes on, 1 more in a row will end it',
     'the next save will end training',
   ]
-  with pytest.raises(CheckpointError, match=r'^3 checkpoints in a row could not be saved to .*ValueError: no luck today$'):
+  with pytest.raises(
+    CheckpointError, match=r'^3 checkpoints in a row could not be saved to .*ValueError: no luck today$'
+  ):
     saved.save(54, make_state(54), {})
   monkeypatch.undo()
   assert_untouched(saved, folder, (10, 20, 30, 40))
@@ -191,7 +201,9 @@ def test_arrays_that_change_while_they_are_saved_fail_the_save(saved, folder, mo
 
   monkeypatch.setattr(checkpoints, 'on_stage', change)
   saved.save(40, arrays, {})
-  with pytest.raises(CheckpointError, match="array 'model/dense/kernel' has other values .* changed while it was being"):
+  with pytest.raises(
+    CheckpointError, match=r"array 'model/dense/kernel' has other values .* changed while it was being"
+  ):
     saved.wait()
   assert_untouched(saved, folder)
 

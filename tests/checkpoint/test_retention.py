@@ -58,6 +58,4 @@ def test_properties(metrics, keep, keep_best, mode, protected):
   again = {step: metrics[step] for step in kept}
   assert not retention.surplus(again, keep=keep, keep_best=keep_best, best_mode=mode, protected=protected)
   backwards = dict(reversed(metrics.items()))
-  assert (
-    retention.surplus(backwards, keep=keep, keep_best=keep_best, best_mode=mode, protected=protected) == deleted
-  )
+  assert retention.surplus(backwards, keep=keep, keep_best=keep_best, best_mode=mode, protected=protected) == deleted

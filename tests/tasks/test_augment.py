@@ -42,7 +42,7 @@ def test_a_row_of_halves_changes_nothing(changes):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.lists(st.floats(0, 0.999, width=32), min_size=5, max_size=5), st.integers(0, 2))
+@given(st.lists(st.floats(0, 0.99), min_size=5, max_size=5), st.integers(0, 2))
 def test_an_image_depends_on_its_own_row_alone(row, place):
   draws = np.random.default_rng(1).random((3, 5))
   draws[place] = row
@@ -97,13 +97,14 @@ def test_zoom_grows_and_shrinks_about_the_centre():
 
 def test_the_same_in_a_pipeline():
   draws = np.random.default_rng(1).random((3, 5)).astype(np.float32)
-  task = made_up.task('classification', made_up.images(shape=(7, 9, 2), dtype=np.float32), **EVERYTHING)
+  task = made_up.task('classification', made_up.images(shape=(7, 9, 3)), **EVERYTHING)
   assert task.draws == 5
-  batch = {'inputs': photos(), 'targets': np.arange(3), 'index': np.arange(3)}
+  images = photos(channels=3)
+  batch = {'inputs': images, 'targets': np.arange(3), 'index': np.arange(3)}
   dataset = tf.data.Dataset.from_tensors((batch, draws)).map(task.augment)
   after = next(iter(dataset))
-  assert dataset.element_spec['inputs'].shape == (3, 7, 9, 2)
-  np.testing.assert_allclose(after['inputs'], apply(photos(), draws, **EVERYTHING), atol=1e-6)
+  assert dataset.element_spec['inputs'].shape == (3, 7, 9, 3)
+  np.testing.assert_allclose(after['inputs'], apply(images, draws, **EVERYTHING), atol=1e-6)
   np.testing.assert_array_equal(after['index'], np.arange(3))
 
 

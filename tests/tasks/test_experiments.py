@@ -38,7 +38,7 @@ def test_every_variant_obeys_the_rules(name, variant):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_unknown_variant_is_an_error_that_names_the_known(name):
-  with pytest.raises(ConfigError, match='Known: .*smoke') as caught:
+  with pytest.raises(ConfigError, match=r'Known: .*smoke') as caught:
     load(name).get_config('smoky')
   assert '\n' not in str(caught.value)
 

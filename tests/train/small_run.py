@@ -59,7 +59,8 @@ def model(norm: str, dropout: float) -> keras.Model:
   return keras.Sequential(
     [
       layers.Input((8, 8, 1)),
-      layers.Conv2D(8, 3, kernel_regularizer='l2', name='conv'),
+      # A bias before batch statistics has no effect, and so a gradient of pure rounding, which AdamW blows up.
+      layers.Conv2D(8, 3, use_bias='batch' not in norm, kernel_regularizer='l2', name='conv'),
       *norms[norm],
       layers.ReLU(name='relu'),
       layers.Flatten(name='flatten'),

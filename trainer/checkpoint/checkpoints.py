@@ -111,6 +111,11 @@ class Checkpoints:
     """The complete step with the best metric, of equals the newest; None when no step has a metric."""
     return next(iter(retention.best({step: self.metric(step) for step in self.steps()}, self._best_mode)), None)
 
+  def damaged(self) -> str | None:
+    """The folder of the steps that were moved aside; None if there are none."""
+    folder = os.path.join(self._layout.directory, 'damaged')
+    return folder if os.path.isdir(folder) and os.listdir(folder) else None
+
   def save(
     self, step: int, arrays: dict[str, np.ndarray], host: dict[str, Any], *, metric: float | None = None
   ) -> None:
@@ -160,7 +165,10 @@ class Checkpoints:
     return self._failure
 
   def close(self) -> None:
-    """Waits for a save that is under way. Does not raise: `wait` tells whether the last save succeeded."""
+    """Waits for a save that is under way; to be called before the process ends.
+
+    Does not raise: `wait` tells whether the last save succeeded.
+    """
     self._join()
     _writers.discard(self)
 
@@ -304,5 +312,6 @@ def _finish_all() -> None:
 
 
 # Before Python waits, at its end, for the threads that are not daemons, it stops all thread pools, and Orbax needs them
-# to write. This hook runs earlier still; no public one does (`atexit` runs after the wait).
+# to write. This hook runs earlier still; no public one does (`atexit` runs after the wait). Python 3.12 alone lets no
+# thread start even here: there a save that nobody waits for fails at the end of the process, and says so. So `close`.
 threading._register_atexit(_finish_all)  # type: ignore[attr-defined]

@@ -18,9 +18,9 @@ from absl import logging
 import trainer  # noqa: F401  (keeps jax, which Orbax imports, off the accelerators)
 
 try:
-  from orbax.checkpoint import v1 as ocp  # type: ignore[import-untyped]
+  from orbax.checkpoint import v1 as ocp
 except ImportError:
-  from orbax.checkpoint.experimental import v1 as ocp  # type: ignore[import-untyped]
+  from orbax.checkpoint.experimental import v1 as ocp
 
 VERSION = metadata.version('orbax-checkpoint')
 
@@ -75,7 +75,7 @@ def read(path: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]
       return ocp.load(path)
   context.pytree.loading.partial_load = True
   with context:
-    return ocp.load(path, {name: np.ndarray for name in names})
+    return ocp.load(path, dict.fromkeys(names, np.ndarray))
 
 
 class _WithoutChatter(python_logging.Filter):

@@ -18,7 +18,7 @@ from trainer.data import order
 # A tf.data element costs some 0.1 ms of CPU for its ops, whatever its size; small batches share that price.
 _BLOCK_BYTES = 1024**2
 _BLOCK_BATCHES = 16
-# Blocks in the making at once, where blocks are small; the tuner's own threads would cost more than they gain.
+# Blocks in the making at once, where blocks are small.
 _SMALL_BLOCKS_AHEAD = 2
 _ENDLESS = 2**62
 
@@ -109,9 +109,7 @@ def train(
     batches = batches.prefetch(_SMALL_BLOCKS_AHEAD)
   if share.parts(block) > 1:
     batches = batches.unbatch()
-  options = tf.data.Options()
-  options.autotune.enabled = block == 1
-  return batches.skip(share.parts(start_step % block)).with_options(options)
+  return batches.skip(share.parts(start_step % block))
 
 
 def evaluate(examples: Any, size: int, share: Share, steps: int) -> tf.data.Dataset:

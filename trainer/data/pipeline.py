@@ -8,6 +8,7 @@ Legend: B global batch, N examples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -84,12 +85,10 @@ class Pipeline:
       ConfigError: a data file is damaged; or the hosts cannot share the lanes.
     """
 
-    def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-      share = self._share(context, self._batch)
-      with tf.device('CPU:0'):
-        return self._train_share(share, start_step)
+    def build(share: memory.Share) -> tf.data.Dataset:
+      return self._train_share(share, start_step)
 
-    return strategy.distribute_datasets_from_function(host_dataset)
+    return self._distribute(strategy, self._batch, build)
 
   def evaluate(self, strategy: tf.distribute.Strategy) -> tuple[Any, int]:
     """The evaluation split once, in row order, the last batch filled up with padding of weight 0 and index -1.
@@ -101,12 +100,7 @@ class Pipeline:
       ConfigError: a data file is damaged.
     """
 
-    def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-      share = self._share(context, self._eval_batch)
-      with tf.device('CPU:0'):
-        return self._eval_share(share)
-
-    return strategy.distribute_datasets_from_function(host_dataset), self.eval_steps
+    return self._distribute(strategy, self._eval_batch, self._eval_share), self.eval_steps
 
   @property
   def fingerprint(self) -> str:
@@ -132,8 +126,8 @@ class Pipeline:
       order = self._lanes
       window = min(order.chunk * order.group, -(-size // order.lanes))
       lines.append(
-        f'lanes: {order.lanes} lanes of about {size / order.lanes:.4g} examples, {order.block} of each in a batch, chunks '
-        f'of {order.chunk} shuffled in windows of {window}: up to {window * order.lanes} undecoded records in memory'
+        f'lanes: {order.lanes} lanes of about {size / order.lanes:.4g} examples, {order.block} of each in a batch, '
+        f'chunks of {min(order.chunk, window)} shuffled in windows of {window}: up to {window * order.lanes} undecoded records in memory'
       )
     padding = self.eval_steps * self._eval_batch - self.eval_examples
     kept = 'in memory' if self._evaluates_from_memory() else 'streamed'
@@ -170,9 +164,22 @@ class Pipeline:
         f'divides train.global_batch_size={self._batch}'
       )
 
-  def _share(self, context: tf.distribute.InputContext, batch: int) -> memory.Share:
-    hosts = context.num_input_pipelines
-    return memory.Share(batch=batch, host=context.input_pipeline_id, hosts=hosts, replicas=self._replicas // hosts)
+  def _distribute(
+    self, strategy: tf.distribute.Strategy, batch: int, build: Callable[[memory.Share], tf.data.Dataset]
+  ) -> Any:
+    """Builds each host's share of the batches on the CPU of that host."""
+    options = tf.data.Options()
+    options.deterministic = True
+    # What the tuner would set is set here; its model of many nested lanes costs more CPU than it saves.
+    options.autotune.enabled = False
+
+    def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+      hosts = context.num_input_pipelines
+      share = memory.Share(batch, context.input_pipeline_id, hosts, self._replicas // hosts)
+      with tf.device('CPU:0'):
+        return build(share).with_options(options)
+
+    return strategy.distribute_datasets_from_function(host_dataset)
 
   def _load(self, split: Split, host: int) -> Any:
     """The prepared examples of a split as tensors of this host; read once, however often a dataset is built."""

@@ -7,6 +7,7 @@ import time
 from absl import logging
 
 from trainer.checkpoint import Checkpoints
+from trainer.errors import ConfigError
 from trainer.report import words
 from trainer.report.banner import banner
 from trainer.report.reporter import CHECKPOINTS, METRICS, TENSORBOARD, Reporter
@@ -55,6 +56,10 @@ def run(config, workdir: str, checkpoint: str) -> None:
   if where.is_chief:
     checkpoints.clean()
   restored = session.restore_newest(checkpoints)
+  if not restored and (damaged := checkpoints.damaged()):
+    raise ConfigError(
+      f'no checkpoint is intact; the damaged ones are in {damaged}. To begin again at step 0, choose another --workdir'
+    )
   reporter = Reporter(directory, session, restored=restored, changed=changed, started=started)
   stop = Stop()
   stop.install()

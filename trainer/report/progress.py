@@ -124,7 +124,8 @@ class Progress:
       f'{words.milliseconds(shown.rate.step_milliseconds if shown.rate else None)}/step',
     ]
     if shown.step < self.total_steps:
-      parts.append(f'ETA {words.duration(self.seconds_to_go())}')
+      seconds = self.seconds_to_go()
+      parts.append(f'ETA {words.duration(None if seconds is None else max(1.0, seconds))}')
     return '  '.join(parts)
 
   def seconds_to_go(self) -> float | None:

@@ -149,10 +149,12 @@ class Reporter:
       ('global batch', batch),
       ('steps', f'{resumed}{train.steps:,}, which is {epochs:.3g} epochs'),
       ('replicas', self._what_depends_on_them()),
-      ('metrics', self._directory.file(METRICS)),
-      ('checkpoints', self._directory.file(CHECKPOINTS)),
-      ('tensorboard', self._directory.file(TENSORBOARD)),
+      *self._places(),
     ]
+
+  def _places(self) -> list[tuple[str, str]]:
+    names = {'metrics': METRICS, 'checkpoints': CHECKPOINTS, 'tensorboard': TENSORBOARD}
+    return [(what, self._directory.file(name)) for what, name in names.items()]
 
   def _what_depends_on_them(self) -> str:
     """What the number of replicas changes in the result, beyond the order of sums; '' on one replica."""
@@ -173,7 +175,7 @@ class Reporter:
       evaluation=self._evaluation,
       best=(session.best_metric, progress.best_value, progress.best_step) if has_best else None,
       rate=self._throughput.total,
-      places=[(name, self._directory.file(name)) for name in (CHECKPOINTS, METRICS, TENSORBOARD)],
+      places=self._places(),
     )
 
 

@@ -9,7 +9,6 @@ with a `SessionLog` START at the first step that is done again, on which TensorB
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import socket
@@ -23,8 +22,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from trainer.errors import ConfigError
 
-# Two writers of one process must not share a file name, even within one second.
-_NUMBERS = itertools.count()
+_PREFIX = 'events.out.tfevents.'
 
 
 class TensorBoard:
@@ -92,8 +90,7 @@ class _EventFile:
 
   def __init__(self, folder: str, first_step: int):
     os.makedirs(folder, exist_ok=True)
-    # TensorBoard reads the files of a folder in the order of their names, and takes those with 'tfevents' in them.
-    name = f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}'
+    name = f'{_PREFIX}{_number_after(os.listdir(folder)):010d}.{socket.gethostname()}.{os.getpid()}'
     # No buffer: a kill loses nothing that was written.
     self._file = open(os.path.join(folder, name), 'xb', buffering=0)  # noqa: SIM115 (held until `close`)
     self._records = RecordWriter(self._file)
@@ -122,3 +119,13 @@ class _EventFile:
   def _add(self, event: Any) -> None:
     event.wall_time = time.time()
     self._records.write(event.SerializeToString())
+
+
+def _number_after(names: list[str]) -> int:
+  """Now in seconds, as TensorBoard's own writers number their files, but above the number of each file that is there.
+
+  TensorBoard reads the files of a folder in the order of their names. The next attempt may come within the second, or
+  on a machine whose clock is behind.
+  """
+  numbers = [name.removeprefix(_PREFIX).partition('.')[0] for name in names if name.startswith(_PREFIX)]
+  return max([int(time.time()), *(int(number) + 1 for number in numbers if number.isdecimal())])

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_AT_ONCE = 'a second SIGINT stops at once, without saving'
 _END = b'\0'  # no signal has this number
 
 
@@ -50,7 +51,7 @@ class Stop:
     """
     if self._first.acquire(blocking=False):
       self._reason = reason
-      _say(f'{reason}: stopping at the next agreed step')
+      _say(f'{reason}: stopping at the next agreed step' + (f' ({_AT_ONCE})' if reason == 'SIGINT' else ''))
 
   def install(self) -> None:
     """Makes SIGTERM and SIGINT set the flag; a second SIGINT ends the process at once, with exit code 130.
@@ -98,9 +99,9 @@ class Stop:
           self.request(signal.Signals(number).name)
         if number == signal.SIGINT:
           self._interrupts += 1
-          if self._interrupts == 1:
-            _say('a second SIGINT stops at once, without saving')
-          else:
+          if self._interrupts == 1 and self._reason != 'SIGINT':
+            _say(f'already stopping ({_AT_ONCE})')
+          elif self._interrupts > 1:
             os._exit(128 + signal.SIGINT)  # the main thread may be inside TensorFlow, where no exception reaches it
       if numbers.endswith(_END):
         return

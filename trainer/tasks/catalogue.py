@@ -85,7 +85,7 @@ def check_loss(name: str, fitting: tuple[str, ...], task: str) -> str:
   return f'is not a Keras loss{nearest(name.lower(), fitting)} Known: {", ".join(fitting)}'
 
 
-def check_metric(name: str, fitting: tuple[str, ...], task: str) -> str:
+def check_metric(name: Any, fitting: tuple[str, ...], task: str) -> str:
   """What is wrong with the name of a metric, given those that fit a task; '' when nothing is."""
   if not isinstance(name, str):
     return f'has {name!r}, which is not a name'
@@ -121,7 +121,7 @@ def make(cls: type, field: str, given: Any, *, defaults: Mapping[str, Any], fixe
   """
   if not isinstance(given, dict):
     raise ConfigError(f'{field} of {snake(cls.__name__)} must be a JSON object of arguments, not {given!r}')
-  parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+  parameters = inspect.signature(cls).parameters
   open_names = [name for name in parameters if name not in fixed and name != 'name']
   for name in given:
     if name not in open_names:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import ml_collections
 import numpy as np
 import tensorflow as tf
@@ -32,6 +33,7 @@ _VIEWS = {
   'BinaryFocalCrossentropy': ('raw', 'raw'),
   'Hinge': ('raw', 'raw'),
   'SquaredHinge': ('raw', 'raw'),
+  'CategoricalGeneralizedCrossEntropy': ('labels', 'floored'),
   'SparseCategoricalAccuracy': ('labels', 'probabilities'),
   'SparseTopKCategoricalAccuracy': ('labels', 'probabilities'),
   'Accuracy': ('labels', 'class'),
@@ -49,8 +51,14 @@ _VIEWS = {
 }  # fmt: skip
 _OTHERS = ('one_hot', 'probabilities')
 
-# Left out: CTC (sequences), circle (embeddings), and the percentage error, which divides by the zeros of a one-hot.
-LOSSES = tuple(name for name in catalogue.losses() if name not in ('ctc', 'circle', 'mean_absolute_percentage_error'))
+# Not here: CTC (sequences), circle (embeddings), the percentage error, which divides by the zeros of a one-hot, and
+# whatever a later Keras adds before it is known what it must be given.
+LOSSES = (
+  'binary_crossentropy', 'binary_focal_crossentropy', 'categorical_crossentropy', 'categorical_focal_crossentropy',
+  'categorical_generalized_cross_entropy', 'categorical_hinge', 'cosine_similarity', 'dice', 'hinge', 'huber',
+  'kl_divergence', 'log_cosh', 'mean_absolute_error', 'mean_squared_error', 'mean_squared_logarithmic_error', 'poisson',
+  'sparse_categorical_crossentropy', 'squared_hinge', 'tversky',
+)  # fmt: skip
 METRICS = tuple(catalogue.metrics())
 
 
@@ -187,6 +195,9 @@ class Classification(Task):
       case 'class':
         return y_true, tf.argmax(logits_BC, axis=1, output_type=tf.int32)
     probabilities_BC = tf.nn.softmax(logits_BC)
+    if want_pred == 'floored':
+      # Its gradient is a power of the probability below 0: infinite where a softmax underflows.
+      return y_true, tf.maximum(probabilities_BC, keras.backend.epsilon())
     return y_true, probabilities_BC[:, 1:] if want_pred == 'positive' and self._classes == 2 else probabilities_BC
 
 

@@ -74,7 +74,7 @@ class Inputs:
     self._size = tuple(fields.image_size)
     self._parts = _flat(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
-    self.spec = tf.TensorSpec(shape, tf.float32, name='inputs')
+    self.spec = tf.TensorSpec(shape, tf.float32)
     self._how = fields.normalize
     if self._how == 'auto':
       self._how = ('scale' if tf.as_dtype(feature.np_dtype).is_integer else 'none') if self.is_image else 'standardize'

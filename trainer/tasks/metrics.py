@@ -58,7 +58,7 @@ class MetricSet:
     self.names = tuple(self.results(np.zeros([self.size])))
     self.modes = {}
     for name, metric in self._metrics.items():
-      mode = {'up': 'max', 'down': 'min'}.get(getattr(metric, '_direction', None))
+      mode = {'up': 'max', 'down': 'min'}.get(getattr(metric, '_direction', None) or '')
       if mode:
         self.modes.update({n: mode for n in self.names if n == name or n.rpartition('_')[0] == name})
 

@@ -102,8 +102,12 @@ def build(config, where: cluster.Cluster, task_state: dict[str, Any] | None = No
   config_lib.check_topology(config, where.replicas, where.num_workers)
   how = precision.choose(config, where)
   distribution = strategy.create(where, config)
-  if agreement.from_chief(distribution, where, _digest(config)) != _digest(config):
-    raise ConfigError("the config of this worker differs from the chief's: start all workers with the same flags")
+  digest = _digest(config, how)
+  if not agreement.all_true(distribution, where, agreement.from_chief(distribution, where, digest) == digest):
+    raise ConfigError(
+      'the workers have different configs, or devices that want different precision: start all with the same flags, and '
+      'set precision.policy and precision.xla where the devices differ'
+    )
   dataset = open_dataset(config)
   examples = None if dataset.synthetic else lambda: dataset.examples(dataset.train)
   task = tasks.create(config, dataset.features, examples, task_state)
@@ -121,9 +125,9 @@ def build(config, where: cluster.Cluster, task_state: dict[str, Any] | None = No
   return Session(config, where, distribution, how, dataset, task, pipeline, state, metric, mode)
 
 
-def _digest(config) -> int:
-  """A number below 2**31 that differs where the configs of two workers do."""
-  return zlib.crc32(config_lib.to_json(config).encode()) & 0x7FFFFFFF
+def _digest(config, how: precision.Precision) -> int:
+  """A number that differs where two workers would not compute the same."""
+  return zlib.crc32(f'{config_lib.to_json(config)} {how.policy} {how.xla}'.encode())
 
 
 def _without_xla_where_it_cannot(config, model, how: precision.Precision, where) -> precision.Precision:

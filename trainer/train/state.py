@@ -83,7 +83,7 @@ class TrainState:
     On a CPU the arrays alias TensorFlow's buffers, which are copied on the next write, so this takes milliseconds and the
     values stay as they are; from an accelerator it is the copy to the host. Do not write to the arrays.
     """
-    return {name: np.asarray(_local(v).read_value()._numpy()) for name, v in self.variables.items()}
+    return {name: _alias(v) for name, v in self.variables.items()}
 
   def restore(self, arrays: dict[str, np.ndarray]) -> None:
     """Assigns each variable, on every replica of this process. The names, shapes and dtypes must have been checked."""
@@ -103,9 +103,11 @@ def _variable(value, name: str, dtype: str = 'float32') -> keras.Variable:
   return keras.Variable(value, dtype=dtype, trainable=False, aggregation='none', name=name)
 
 
-def _local(variable: keras.Variable) -> tf.Variable:
-  """This process's first copy of a variable."""
-  return tf.distribute.get_strategy().experimental_local_results(variable.value)[0]
+def _alias(variable: keras.Variable) -> np.ndarray:
+  """The value of this process's first copy, without copying it where it is in host memory."""
+  local = tf.distribute.get_strategy().experimental_local_results(variable.value)[0]
+  # Half the time of read_value(), which is Python around the same op.
+  return np.asarray(tf.raw_ops.ReadVariableOp(resource=local.handle, dtype=local.dtype)._numpy())
 
 
 def _stable_names(variables: list[keras.Variable]) -> list[str]:
