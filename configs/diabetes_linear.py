@@ -2,7 +2,7 @@
 
 Command   python -m trainer --config=configs/diabetes_linear.py --workdir=runs/diabetes_linear
 Time      not measured
-Result    not measured (least squares, solved exactly: R2 .447 on this test split, .48 in cross-validation)
+Result    not measured (least squares, solved exactly, has R2 .447 on this test split)
 Machine   not measured
 
 Variant `smoke`: a few steps on made-up rows.

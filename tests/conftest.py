@@ -29,8 +29,21 @@ hypothesis.settings.load_profile('here')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Logical CPU devices of each process of the tests, for the strategies that are tried in it.
+LOGICAL_CPUS = 4
+
 Start = Callable[..., subprocess.Popen[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_finish() -> None:
+  """Splits the CPU while that is still possible: the first operation of any test fixes the devices of its process."""
+  tf = sys.modules.get('tensorflow')
+  if tf is None:
+    return  # no test here needs it; it costs seconds to import
+  (cpu,) = tf.config.list_physical_devices('CPU')
+  if tf.config.get_logical_device_configuration(cpu) is None:
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * LOGICAL_CPUS)
 
 
 @pytest.fixture(scope='session')
@@ -42,6 +55,16 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
   path = base / 'tfds'
   path.mkdir(exist_ok=True)
   return str(path)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def split_cpu() -> None:
+  """Splits the CPU of this process into four logical devices, before whichever test comes first runs an op."""
+  import tensorflow as tf
+
+  cpu = tf.config.list_physical_devices('CPU')[0]
+  if tf.config.get_logical_device_configuration(cpu) is None:
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 
 
 @pytest.fixture

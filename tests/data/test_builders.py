@@ -62,7 +62,7 @@ def test_unprepared_set_fails_fast(tmp_path):
 def test_unprepared_set_is_not_tried(tmp_path):
   begin = time.monotonic()
   for name in ('mnist', 'imagenet2012', 'mnist:3.0.1'):
-    with pytest.raises(ConfigError, match='is not prepared in|cannot be used'):
+    with pytest.raises(ConfigError, match=r'is not prepared in|cannot be used'):
       open_dataset(small.config(tmp_path, dataset=name))
   assert time.monotonic() - begin < 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -91,7 +93,7 @@ def test_a_million_is_shuffled_without_serial_correlation(million):
 
 
 def test_a_million_is_shuffled_evenly(million):
-  """Chi-square: examples of each part of the split come equally often in each part of the epoch, and after each other."""
+  """Chi-square: each part of the split comes equally often in each part of the epoch, and after each other part."""
   first, second = million
   size, bins = len(first), 50
   part = size // bins
@@ -122,7 +124,7 @@ def test_lanes_cover_the_split_evenly(lanes, extra):
   size = lanes + extra
   bounds = [order.lane_bounds(lane, lanes, size) for lane in range(lanes)]
   assert bounds[0][0] == 0 and bounds[-1][1] == size
-  assert all(left[1] == right[0] for left, right in zip(bounds, bounds[1:], strict=False))
+  assert all(left[1] == right[0] for left, right in itertools.pairwise(bounds))
   sizes = [end - begin for begin, end in bounds]
   assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
 
@@ -143,7 +145,7 @@ def test_hosts_share_all_lanes(hosts, share):
   epoch=st.integers(0, 2**30),
 )
 def test_a_lane_epoch_is_a_permutation(counts, group, seed, lane, epoch):
-  """Whatever the chunks; and the order within one never leaves its window."""
+  """Whatever the chunks; and no record leaves its window."""
   size = sum(counts)
   first = tf.constant(np.cumsum([0, *counts[:-1]]) + 1000, tf.int64)
   table = first, tf.constant(counts, tf.int64), group

@@ -11,7 +11,7 @@ from trainer.data import order
 from trainer.errors import ConfigError
 
 SOURCES = ['memory', 'lanes']
-TOPOLOGIES = [(1, 1), (2, 1), (4, 1), (2, 2), (4, 2), (4, 4), (8, 2)]  # replicas, hosts
+TOPOLOGIES = [(2, 1), (4, 1), (2, 2), (4, 4)]  # replicas, hosts
 
 
 @pytest.fixture(scope='module')
@@ -32,17 +32,15 @@ def _config(directory, source, **fields):
 def test_same_examples_on_every_topology(sharded_dir, source):
   settings = _config(sharded_dir, source)
   expected = small.train_ids(settings, 0, 40)
-  for replicas, hosts in TOPOLOGIES[1:]:
-    if settings.data.lanes % hosts:
-      continue
-    ids = small.train_ids(settings, 0, 40, replicas=replicas, hosts=hosts)
-    np.testing.assert_array_equal(ids, expected, err_msg=f'{replicas} replicas on {hosts} hosts')
-    resumed = small.train_ids(settings, 17, 23, replicas=replicas, hosts=hosts)
-    np.testing.assert_array_equal(resumed, expected[17:], err_msg=f'{replicas} replicas on {hosts} hosts, from 17')
+  for replicas, hosts in TOPOLOGIES:
+    # From the beginning on two hosts, as after a resume on the others.
+    start = 0 if hosts == 2 else 17
+    ids = small.train_ids(settings, start, 40 - start, replicas=replicas, hosts=hosts)
+    np.testing.assert_array_equal(ids, expected[start:], err_msg=f'{replicas} replicas on {hosts} hosts')
 
 
 @pytest.mark.parametrize('source', SOURCES)
-@pytest.mark.parametrize('start', [1, 11, 12, 16, 25, 1_000_003])
+@pytest.mark.parametrize('start', [1, 12, 16, 1_000_003])
 def test_starting_at_a_step_is_skipping_to_it(sharded_dir, source, start):
   settings = _config(sharded_dir, source)
   if start < 1000:
@@ -111,7 +109,7 @@ def test_augmentation_depends_on_seed_epoch_and_example(sharded_dir, source):
   # An example meets other numbers in its next epoch, and no two examples meet the same.
   everything = np.stack([numbers for each in draws.values() for numbers in each])
   assert len(np.unique(everything, axis=0)) == 30 * 8
-  for replicas, hosts in ((4, 1), (4, 4)):
+  for replicas, hosts in ((4, 2),):
     for ours, theirs in zip(
       one, small.train_batches(settings, 0, 30, replicas=replicas, hosts=hosts, task=task), strict=True
     ):
@@ -120,7 +118,7 @@ def test_augmentation_depends_on_seed_epoch_and_example(sharded_dir, source):
 
 
 @pytest.mark.parametrize('source', SOURCES)
-@pytest.mark.parametrize('start', [1, 7, 13])
+@pytest.mark.parametrize('start', [1, 13])
 def test_resumed_batches_are_equal_to_the_last_bit(sharded_dir, source, start):
   settings = _config(sharded_dir, source)
   whole = small.train_batches(settings, 0, 40, task=small.AugmentedTask())[start:]
@@ -130,16 +128,14 @@ def test_resumed_batches_are_equal_to_the_last_bit(sharded_dir, source, start):
 
 
 @pytest.mark.parametrize('budget', [2**31, 0], ids=['memory', 'streamed'])
-@pytest.mark.parametrize('source', SOURCES)
-@pytest.mark.parametrize(
-  ('examples', 'batch'), [(23, 8), (24, 8), (1, 8), (23, 32), (3, 32), (23, 1)], ids=lambda value: str(value)
-)
-def test_evaluation_covers_each_example_once(sharded_dir, source, budget, examples, batch):
+@pytest.mark.parametrize(('examples', 'batch'), [(23, 8), (24, 8), (3, 32), (5, 1)])
+def test_evaluation_covers_each_example_once(sharded_dir, budget, examples, batch):
   settings = _config(
-    sharded_dir, source, eval_split=f'test[70:{70 + examples}]', eval_batch=batch, memory_budget_bytes=budget
+    sharded_dir, 'auto', eval_split=f'test[70:{70 + examples}]', eval_batch=batch, memory_budget_bytes=budget
   )
-  topologies = [(r, h) for r, h in TOPOLOGIES if batch % r == 0 and 4 % h == 0]
-  for replicas, hosts in topologies:
+  for replicas, hosts in [(1, 1), (2, 2), (8, 2)]:
+    if batch % replicas:
+      continue
     made = small.pipeline(settings, replicas=replicas, workers=hosts)
     dataset, steps = made.evaluate(small.Hosts(hosts, replicas))
     batches = list(small.global_batches(dataset, replicas))

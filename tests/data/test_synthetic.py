@@ -83,7 +83,7 @@ def test_features_of_all_kinds():
   assert (low >= 0).all() and (low <= high).all() and (high <= 1).all()
   assert made['tokens'].shape[1:] == (5,) and made['tokens'].min() >= 0
   assert made['flag'].dtype == bool
-  assert made['number'].dtype == np.float32 and 0 <= made['number'].min() and made['number'].max() < 1
+  assert made['number'].dtype == np.float32 and made['number'].min() >= 0 and made['number'].max() < 1
   assert made['text'][0].startswith(b'The quick')
   # What comes out of a real record has the same types and ranks.
   spec = features.get_tensor_spec()

@@ -46,7 +46,6 @@ def two_processes(tmp_path_factory, free_port):
 
 @pytest.mark.slow
 def test_same_losses_and_weights(two_processes):
-  small_run.split_cpu()
   for name in ('plain', 'micro', 'synchronized'):
     alone = small_run.train(1, **{**CASES[name], 'micro_batches': 1})
     np.testing.assert_allclose(losses(Rows(two_processes[f'{name}/rows'])), losses(alone), rtol=1e-5, err_msg=name)
@@ -57,7 +56,6 @@ def test_same_losses_and_weights(two_processes):
 
 @pytest.mark.slow
 def test_an_overflow_on_one_worker_skips_the_step_on_both(two_processes):
-  small_run.split_cpu()
   alone, pair = small_run.train(1, **CASES['overflow']), Rows(two_processes['overflow/rows'])
   skipped = np.flatnonzero(column(alone, 'finite') == 0)
   assert len(skipped)

@@ -1,15 +1,7 @@
-"""Two logical CPU devices and a strategy over them."""
+"""A strategy over two logical CPU devices."""
 
 import pytest
 import tensorflow as tf
-
-
-@pytest.fixture(scope='session', autouse=True)
-def split_cpu() -> None:
-  """Splits the CPU of this process before its first op; four devices, as tests/train does."""
-  cpu = tf.config.list_physical_devices('CPU')[0]
-  if tf.config.get_logical_device_configuration(cpu) is None:
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 
 
 @pytest.fixture(scope='session')

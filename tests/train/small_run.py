@@ -27,13 +27,6 @@ def strategy(replicas: int) -> tf.distribute.Strategy:
   return tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(replicas)])
 
 
-def split_cpu() -> None:
-  """Splits the CPU into four logical devices; once per process, before any op."""
-  cpu = tf.config.list_physical_devices('CPU')[0]
-  if tf.config.get_logical_device_configuration(cpu) is None:
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-
-
 class Task:
   """Sparse cross-entropy and accuracy, without the rest of a task."""
 

@@ -7,11 +7,6 @@ from tests.train import small_run
 from trainer.train.step import FACTS, FIXED_SUMS
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _four_devices():
-  small_run.split_cpu()
-
-
 def column(run, name):
   if name in FACTS:
     return run.rows[:, FACTS.index(name) - len(FACTS)]

@@ -51,10 +51,10 @@ class ReplicaLocal(keras.optimizers.Optimizer):
   def _apply_weight_decay(self, variables):
     if not self.weight_decay:
       return
+    rate = self.learning_rate * self.weight_decay
     for variable in variables:
       if self._use_weight_decay(variable):
-        rate = keras.ops.cast(self.learning_rate * self.weight_decay, variable.dtype)
-        variable.assign(variable - variable * rate)
+        self.assign_sub(variable, variable * keras.ops.cast(rate, variable.dtype))
 
   def _backend_update_step(self, grads, trainable_variables, learning_rate):
     for gradient, variable in zip(grads, trainable_variables, strict=True):

@@ -124,8 +124,9 @@ class TrainStep:
   def _forward_backward(self, batch, parameters, buffers, scale, step, replica, piece):
     """Gradients of the scaled loss sum, the buffers after the forward pass, and [loss, weight, regularization, metrics]."""
     buffers = list(buffers)
-    for number, i in enumerate(self.seeds):
-      buffers[i] = tf.cast(_fold(self.seed, step, replica, piece, number), self.buffers[i].dtype)
+    if self.seeds:
+      for i, seed in zip(self.seeds, self._seeds(step, replica, piece), strict=True):
+        buffers[i] = tf.cast(seed, self.buffers[i].dtype)
     weight = tf.cast(batch['weight'], tf.float32)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(parameters)
@@ -141,6 +142,18 @@ class TrainStep:
     gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
     sums = tf.concat([[loss, weight_sum, penalty], self.task.metric_values(outputs, batch)], 0)
     return gradients, [tf.convert_to_tensor(value) for value in after], sums
+
+  def _seeds(self, step, replica, piece) -> list[tf.Tensor]:
+    """int32 [2] for each seed generator of the model: a function of (seed, step, micro-batch, replica, generator).
+
+    Keras' generators count up in the second number when they are asked several times in a step, so that one is drawn at
+    random per step and replica, and the first tells the generators apart.
+    """
+    number = (step * self.micro_batches + tf.cast(piece, tf.int64)) * self.replicas + tf.cast(replica, tf.int64)
+    seed = tf.constant([self.seed & 0x7FFFFFFF, self.seed >> 31 & 0x7FFFFFFF], tf.int32)
+    drawn = tf.random.experimental.stateless_fold_in(seed, number)
+    # Kept below 2**30: what Keras adds must not overflow, nor make a number negative.
+    return [tf.bitwise.bitwise_and(drawn + [i * 7919, 0], np.int32(0x3FFFFFFF)) for i in range(len(self.seeds))]
 
   # -- after the reduction: the same on each replica ---------------------------------------------------------------------
 
@@ -191,14 +204,6 @@ class TrainStep:
     after = tf.where(finite, tf.where(grow, scale.value * 2.0, scale.value), tf.maximum(scale.value / 2.0, 1.0))
     scale.assign(after)
     good.assign(tf.where(grow, 0, streak))
-
-
-def _fold(seed: int, *numbers) -> tf.Tensor:
-  """int32 [2], a seed that is a function of all the numbers; no number is negative in the result."""
-  state = tf.constant([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], tf.int32)
-  for number in numbers:
-    state = tf.random.experimental.stateless_fold_in(state, tf.cast(number, tf.int64))
-  return tf.bitwise.bitwise_and(state, np.int32(0x7FFFFFFF))
 
 
 def has_synchronized_statistics(model: keras.Model) -> bool:
