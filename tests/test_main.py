@@ -22,7 +22,7 @@ def the_line(process) -> str:
   return lines[0]
 
 
-# -- what the flags and the config alone show: in this process, since only importing TensorFlow takes time --------------
+# -- what the flags and the config alone show: in this process, since only importing TensorFlow takes time -----------
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,10 @@ def the_line(process) -> str:
     (['--config=configs/digits_mlp.py'], '--workdir is missing'),
     (['--config=configs/digits_mpl.py', '--workdir=x'], 'digits_mpl.py'),
     (['--config=configs/digits_mlp.py:smok', '--workdir=x'], "unknown variant 'smok'"),
-    (['--config=configs/digits_mlp.py', '--workdir=x', '--config.train.stepz=3'], 'Did you mean "steps" instead of "stepz"'),
+    (
+      ['--config=configs/digits_mlp.py', '--workdir=x', '--config.train.stepz=3'],
+      'Did you mean "steps" instead of "stepz"',
+    ),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.trian.steps=3'], 'train'),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.train.steps=many'], 'many'),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.train.steps=1.5'], '1.5'),
@@ -40,9 +43,15 @@ def the_line(process) -> str:
     (['--config=configs/digits_mlp.py', '--workdir=x', '--chekpoint=best'], 'chekpoint'),
     (['--config=configs/digits_mlp.py', '--workdir=x', 'stray'], "unexpected argument 'stray'"),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.model.name=mpl'], "did you mean 'mlp'"),
-    (['--config=configs/digits_mlp.py', '--workdir=x', '--config.task.name=clasification'], "did you mean 'classification'"),
+    (
+      ['--config=configs/digits_mlp.py', '--workdir=x', '--config.task.name=clasification'],
+      "did you mean 'classification'",
+    ),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.optimizer.name=adamx'], "did you mean 'adam"),
-    (['--config=configs/digits_mlp.py', '--workdir=x', "--config.task.metrics=('acuracy',)"], "did you mean 'accuracy'"),
+    (
+      ['--config=configs/digits_mlp.py', '--workdir=x', "--config.task.metrics=('acuracy',)"],
+      "did you mean 'accuracy'",
+    ),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.task.loss=crossentropy'], 'crossentropy'),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.data.lanes=128'], 'data.lanes=128 is more than'),
   ],
@@ -60,7 +69,7 @@ def test_a_config_that_is_broken_python(tmp_path):
     main.parse(['trainer', f'--config={broken}', '--workdir=x'])
 
 
-# -- what takes the machine, the data or the directory to see: the real program -----------------------------------------
+# -- what takes the machine, the data or the directory to see: the real program --------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 A config file (configs/*.py) is a Python file with `get_config(variant='')` that calls `base` and changes what differs.
 The fields of a model family or a task stand in its own file (trainer/models/*.py, trainer/tasks/*.py, `FIELDS`) and are
 composed here, so that each field is declared once. `check` runs every rule that needs no device and no data, before
-TensorFlow touches either; the rules that need them stand where the facts are known (`check_topology` here, the data's in
-trainer/data/source.py).
+TensorFlow touches either; the rules that need them stand where the facts are known (`check_topology` here, the data's
+in trainer/data/source.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainer.optim import optimizers, schedules
 SECTIONS: dict[str, dict[str, Field]] = {
   '': {
     'seed': Field(0, 'seed of weights, data order, augmentation and dropout', at_least(0), fixed=True),
-    'deterministic': Field(True, 'the same bytes from the same run; on a GPU slower, and an error where an op cannot be'),
+    'deterministic': Field(True, 'same run, same bytes; slower on a GPU, and an error where an op cannot be'),
   },
   'cluster': {
     'strategy': Field(
@@ -50,10 +50,10 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'source': Field(
       'auto', 'where records come from', one_of('auto', 'memory', 'lanes', 'synthetic'), fixed=True
     ),
-    'lanes': Field(0, 'virtual readers of a streamed split, a divisor of the batch; 0: the largest up to 64', at_least(0), fixed=True),
+    'lanes': Field(0, 'virtual readers of a split, a divisor of the batch; 0: the largest up to 64', at_least(0), fixed=True),
     'chunk_records': Field(64, 'records read in one piece by a lane', at_least(1), fixed=True),
     'window_records': Field(256, 'records that a lane shuffles among each other', at_least(1), fixed=True),
-    'memory_budget_bytes': Field(2 * 1024**3, 'a prepared training split up to this size is kept in memory', at_least(0)),
+    'memory_budget_bytes': Field(2 * 1024**3, 'largest prepared split that is kept in memory', at_least(0)),
   },
   'optimizer': {
     'name': Field('adamw', 'a Keras optimizer', optimizers.check_name, fixed=True),
@@ -68,26 +68,30 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'weight_decay': Field(0.0, 'decoupled weight decay per step, times the learning rate', at_least(0)),
     'decay_all': Field(False, 'weight decay on biases and normalisation too'),
     'clip_norm': Field(0.0, 'largest global L2 norm of the gradient; 0: no clipping', at_least(0)),
-    'ema_decay': Field(0.0, 'decay per step of the average of the weights, which is then evaluated; 0: none', fraction, fixed=True),
-    'options': Field('', "further arguments of the Keras optimizer as JSON, e.g. '{\"momentum\": 0.9}'", optimizers.check_options),
+    'ema_decay': Field(0.0, 'decay per step of the averaged weights, which are evaluated; 0: none', fraction, fixed=True),
+    'options': Field(
+      '', "further arguments of the Keras optimizer as JSON, e.g. '{\"momentum\": 0.9}'", optimizers.check_options
+    ),
   },
   'train': {
     'steps': Field(1000, 'optimizer steps of the whole run', at_least(1)),
     'global_batch_size': Field(64, 'examples per step over all replicas', at_least(1), fixed=True),
     'micro_batches': Field(1, 'pieces of a replica batch whose gradients are added up before the step', at_least(1)),
-    'steps_per_loop': Field(0, 'steps run without returning to Python; 0: chosen so that a block takes about half a second', at_least(0)),
+    'steps_per_loop': Field(0, 'steps run without returning to Python; 0: as many as take half a second', at_least(0)),
     'log_every_steps': Field(100, 'steps averaged in one row of metrics', at_least(1)),
-    'on_nonfinite': Field('raise', 'what a gradient that is not finite does: end the run, or skip the step', one_of('raise', 'skip')),
+    'on_nonfinite': Field(
+      'raise', 'what a loss or gradient that is not finite does: end the run, or skip the step', one_of('raise', 'skip')
+    ),
   },
   'eval': {
     'every_steps': Field(0, 'steps between evaluations; 0: at the end only', at_least(0)),
     'global_batch_size': Field(0, 'examples per evaluation step over all replicas; 0: as in training', at_least(0)),
-    'best_metric': Field('auto', "metric that names the best checkpoint; 'auto': the task's own; empty: none", fixed=True),
-    'best_mode': Field('auto', 'whether the best is the largest or the smallest', one_of('auto', 'max', 'min'), fixed=True),
+    'best_metric': Field('auto', "what names the best checkpoint; 'auto': the task's own; empty: none", fixed=True),
+    'best_mode': Field('auto', 'whether the largest or the smallest is best', one_of('auto', 'max', 'min'), fixed=True),
   },
   'checkpoint': {
     'every_steps': Field(0, 'steps between checkpoints; 0: by every_seconds and at the end only', at_least(0)),
-    'every_seconds': Field(600.0, 'seconds between checkpoints, beside every_steps; 0: by every_steps only', at_least(0)),
+    'every_seconds': Field(600.0, 'seconds between checkpoints; 0: by every_steps only', at_least(0)),
     'keep': Field(3, 'newest checkpoints that are kept', at_least(1)),
     'keep_best': Field(1, 'best checkpoints that are kept beside them', at_least(0)),
   },
@@ -183,7 +187,7 @@ def check_topology(config: ml_collections.ConfigDict, replicas: int, workers: in
 
 
 def lanes(config: ml_collections.ConfigDict) -> int:
-  """Number of lanes of a streamed split: a function of the config alone, so that any topology reads the same batches."""
+  """Number of lanes of a streamed split, from the config alone: any topology reads the same batches."""
   batch = config.train.global_batch_size
   return config.data.lanes or max(count for count in range(1, min(64, batch) + 1) if batch % count == 0)
 

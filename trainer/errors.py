@@ -18,4 +18,4 @@ class DivergedError(RuntimeError):
 
 
 class RunAgain(RuntimeError):
-  """The run stopped before its end, on purpose or because a peer was lost, and goes on when started again. Exit code 75."""
+  """The run stopped before its end, on purpose or for loss of a peer; started again, it goes on. Exit code 75."""

@@ -36,7 +36,6 @@ MODES = {
 }
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Command:
   """What the command line says, checked.

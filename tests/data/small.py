@@ -29,13 +29,21 @@ class ImageTask:
 
 
 class AugmentedTask(ImageTask):
-  """Adds the sine of random numbers: a function whose last bit depends on how it is vectorised."""
+  """Adds a function of the random numbers, and shows them."""
 
   draws = 3
 
   def augment(self, batch: dict[str, Any], draws: tf.Tensor) -> dict[str, Any]:
     noise = tf.sin(40.0 * tf.reduce_sum(draws, axis=1))[:, tf.newaxis, tf.newaxis, tf.newaxis]
     return {**batch, 'inputs': {'image': batch['inputs']['image'] + noise}, 'draws': draws}
+
+
+class PositionTask(AugmentedTask):
+  """As a vectorised op may: the last bits of a result depend on where in the tensor the example stands."""
+
+  def augment(self, batch: dict[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    position = tf.cast(tf.range(tf.shape(draws)[0]), tf.float32) * 1e-7
+    return {**super().augment(batch, draws), 'last_bits': draws[:, 0] + position}
 
 
 def config(data_dir: str | pathlib.Path, *, batch: int = 8, eval_batch: int = 0, seed: int = 3, **data: Any):

@@ -8,9 +8,9 @@ CASES is {name: arguments of small_run.train}. The chief writes the rows of each
 import json
 import sys
 
-import trainer  # noqa: F401, I001  (sets the environment before TensorFlow is imported)
 import numpy as np
 
+import trainer  # noqa: F401  (sets the environment before TensorFlow is imported)
 from tests.train import small_run
 from trainer import config as config_lib
 from trainer.runtime import cluster, strategy

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment, and started again by the same command, ends with the bytes of one that never was."""
+"""A run that is killed at any moment, and started again, ends with the bytes of one that never was."""
 
 import contextlib
 import json
@@ -14,7 +14,8 @@ from trainer.checkpoint import Checkpoints
 from trainer.report.metrics import TIMES
 
 RUN = [
-  '--config=configs/digits_cnn.py', '--config.model.channels=(8, 16)', '--config.model.convs=1', '--config.model.dropout=0.2',
+  '--config=configs/digits_cnn.py', '--config.model.channels=(8, 16)', '--config.model.convs=1',
+  '--config.model.dropout=0.2',
   '--config.train.steps=600', '--config.train.log_every_steps=20', '--config.eval.every_steps=100',
   '--config.checkpoint.every_steps=30', '--config.checkpoint.every_seconds=0',
 ]  # fmt: skip

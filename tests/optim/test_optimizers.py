@@ -13,7 +13,8 @@ from trainer.optim import optimizers, schedules
 
 def settings(**changes):
   fields = {
-    'name': 'adamw', 'learning_rate': 0.01, 'schedule': 'cosine', 'warmup_steps': 3, 'decay_steps': 0, 'end_factor': 0.0,
+    'name': 'adamw', 'learning_rate': 0.01, 'schedule': 'cosine', 'warmup_steps': 3, 'decay_steps': 0,
+    'end_factor': 0.0,
     'decay_rate': 0.1, 'boundaries': (), 'power': 1.0, 'weight_decay': 0.1, 'decay_all': False, 'options': '',
   }  # fmt: skip
   return SimpleNamespace(**{**fields, **changes})
@@ -89,7 +90,7 @@ def test_options_that_are_not_keras_business(options, complaint):
 
 
 def test_unknown_option_names_the_nearest():
-  with pytest.raises(ConfigError, match="'beta_1x'.*did you mean 'beta_1'"):
+  with pytest.raises(ConfigError, match=r"'beta_1x'.*did you mean 'beta_1'"):
     optimizers.create(settings(options='{"beta_1x": 0.5}'), 10, dense(0).trainable_variables)
 
 

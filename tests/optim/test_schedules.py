@@ -18,7 +18,9 @@ from trainer.optim import schedules
 )
 def test_rises_to_the_peak_and_never_above(name, total, warmup, end):
   warmup = min(warmup, total)
-  config = settings(schedule=name, warmup_steps=warmup, end_factor=end, boundaries=(5, 9) if name == 'piecewise' else ())
+  config = settings(
+    schedule=name, warmup_steps=warmup, end_factor=end, boundaries=(5, 9) if name == 'piecewise' else ()
+  )
   schedule = schedules.create(config, total)
   rates = np.array([float(schedule(step)) for step in sorted({0, 1, warmup - 1, warmup, total - 1, total} - {-1})])
   assert (rates >= 0).all() and (rates <= 0.01 * (1 + 1e-5)).all()
@@ -38,7 +40,14 @@ def test_cosine_ends_at_the_end_factor():
 
 def test_piecewise_drops_at_the_named_steps():
   schedule = schedules.create(settings(schedule='piecewise', warmup_steps=2, boundaries=(10, 20)), 30)
-  assert [round(float(schedule(step)), 6) for step in (2, 9, 10, 19, 20, 29)] == [0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001]
+  assert [round(float(schedule(step)), 6) for step in (2, 9, 10, 19, 20, 29)] == [
+    0.01,
+    0.01,
+    0.001,
+    0.001,
+    0.0001,
+    0.0001,
+  ]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def batches(replicas: int, *, spike_at: int = -1, spike: float = 1.0):
 
   Args:
     replicas: parts that each global batch is cut into.
-    spike_at: index of one example (of 1024) that is multiplied by `spike`; it is in the first replica's part of a batch.
+    spike_at: index of one example (of 1024) that is multiplied by `spike`; it is in the first replica's part of a
+    batch.
   """
   random = np.random.default_rng(0)
   images = random.random((1024, 8, 8, 1), np.float32)

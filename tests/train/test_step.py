@@ -23,7 +23,8 @@ def one_replica():
 
 
 @pytest.mark.parametrize(
-  ('replicas', 'micro_batches', 'xla'), [(1, 4, False), (2, 1, False), (4, 1, False), (2, 4, False), (2, 4, True), (1, 1, True)]
+  ('replicas', 'micro_batches', 'xla'),
+  [(1, 4, False), (2, 1, False), (4, 1, False), (2, 4, False), (2, 4, True), (1, 1, True)],
 )
 def test_replicas_and_micro_batches_change_nothing(one_replica, replicas, micro_batches, xla):
   expected = one_replica['group']
@@ -93,7 +94,9 @@ def test_clipping_bounds_the_norm_of_the_reduced_gradient():
   one, two = small_run.train(1, steps=3, clip_norm=1e-6), small_run.train(2, steps=3, clip_norm=1e-6)
   np.testing.assert_allclose(column(one, 'gradient_norm'), column(two, 'gradient_norm'), rtol=1e-5)
   for name in one.state.snapshot():
-    np.testing.assert_allclose(one.state.snapshot()[name], two.state.snapshot()[name], rtol=2e-3, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(
+      one.state.snapshot()[name], two.state.snapshot()[name], rtol=2e-3, atol=1e-6, err_msg=name
+    )
 
 
 def test_dropout_differs_between_replicas_and_repeats_with_the_seed():

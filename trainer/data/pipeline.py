@@ -127,7 +127,8 @@ class Pipeline:
       window = min(order.chunk * order.group, -(-size // order.lanes))
       lines.append(
         f'lanes: {order.lanes} lanes of about {size / order.lanes:.4g} examples, {order.block} of each in a batch, '
-        f'chunks of {min(order.chunk, window)} shuffled in windows of {window}: up to {window * order.lanes} undecoded records in memory'
+        f'chunks of {min(order.chunk, window)} shuffled in windows of {window}: '
+        f'up to {window * order.lanes} undecoded records in memory'
       )
     padding = self.eval_steps * self._eval_batch - self.eval_examples
     kept = 'in memory' if self._evaluates_from_memory() else 'streamed'

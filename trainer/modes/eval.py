@@ -7,9 +7,9 @@ import json
 from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.errors import ConfigError
 from trainer.fields import nearest
+from trainer.report.reporter import CHECKPOINTS
 from trainer.runtime import agreement, cluster
 from trainer.train import session as session_lib
-from trainer.report.reporter import CHECKPOINTS
 from trainer.train.workdir import Workdir
 
 

@@ -76,7 +76,9 @@ def _is_complete(progress: dict, total: int) -> bool:
 
 
 def _already_complete(progress: dict, directory: Workdir) -> str:
-  best = f'{words.value(progress["best_value"])} at step {progress["best_step"]:,}' if progress['best_step'] >= 0 else ''
+  best = (
+    f'{words.value(progress["best_value"])} at step {progress["best_step"]:,}' if progress['best_step'] >= 0 else ''
+  )
   return banner(
     [
       ('steps', f'{progress["step"]:,}; for more, raise train.steps'),

@@ -1,10 +1,10 @@
 """Keras' optimizers, made to run on each replica's own copy of the weights, with gradients that are already reduced.
 
 Keras sums the gradients over the replicas inside `apply`, after clipping them, and updates the weights in a
-`merge_call`, which XLA cannot compile. Here the step reduces the gradients once, checks and clips the sum, and then each
-replica applies the same update to its own copy: same numbers in, same instructions, same bits out. `ReplicaLocal` is all
-that this takes; it replaces three private methods of Keras' TensorFlow optimizer, and tests/optim/test_optimizers.py
-holds each optimizer against Keras' own.
+`merge_call`, which XLA cannot compile. Here the step reduces the gradients once, checks and clips the sum, and then
+each replica applies the same update to its own copy: same numbers in, same instructions, same bits out.
+`ReplicaLocal` is all that this takes; it replaces three private methods of Keras' TensorFlow optimizer, and
+tests/optim/test_optimizers.py holds each optimizer against Keras' own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class ReplicaLocal(keras.optimizers.Optimizer):
     super().__init__(*args, **kwargs)
     # Keras' counter takes the first replica's value by a collective; ours is counted on each replica alike.
     self._untrack_variable(self._iterations)
-    self._iterations = keras.Variable(0, dtype='int64', aggregation='none', trainable=False, name='iterations')
+    self._iterations: keras.Variable = keras.Variable(
+      0, dtype='int64', aggregation='none', trainable=False, name='iterations'
+    )
 
   def _apply_weight_decay(self, variables):
     if not self.weight_decay:

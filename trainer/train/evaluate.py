@@ -27,7 +27,7 @@ class Evaluator:
     """
     dataset, batches = self.pipeline.evaluate(self.strategy)
     iterator = iter(dataset)
-    total, done = 0.0, 0
+    total, done = np.zeros(3 + self.task.metrics.size), 0
     while done < batches:
       size = min(_BLOCK, batches - done)
       rows = self._block(iterator, tf.constant(size)).numpy()

@@ -3,9 +3,9 @@
   restore -> [ evaluate if due -> save if due -> stop if agreed -> run the next block of steps -> log ]
 
 A block ends at the next multiple of any `every_steps`, so its length never changes what is computed. All processes go
-through the same events at the same steps: whatever one of them alone knows (a signal, the clock) travels in the row of a
-step, which is reduced over the replicas (trainer/train/step.py). A stop that is agreed skips the evaluation that is due;
-the resumed run does it first.
+through the same events at the same steps: whatever one of them alone knows (a signal, the clock) travels in the row
+of a step, which is reduced over the replicas (trainer/train/step.py). A stop that is agreed skips the evaluation that
+is due; the resumed run does it first.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Loop:
       self._run_block(iterator)
       self._log_if_due()
 
-  # -- evaluate -----------------------------------------------------------------------------------------------------------
+  # -- evaluate ------------------------------------------------------------------------------------------------------
 
   def _evaluation_is_due(self) -> bool:
     step, every = self.progress.step, self.config.eval.every_steps
@@ -90,7 +90,7 @@ class Loop:
   def _better(self, value: float, best: float) -> bool:
     return value > best if self.session.best_mode == 'max' else value < best
 
-  # -- save ---------------------------------------------------------------------------------------------------------------
+  # -- save ----------------------------------------------------------------------------------------------------------
 
   def _save_is_due(self) -> bool:
     step, every = self.progress.step, self.config.checkpoint.every_steps
@@ -100,12 +100,10 @@ class Loop:
   def _save(self) -> None:
     if self.session.cluster.is_chief:
       self.reporter.sync()
-      self.checkpoints.save(
-        self.progress.step, self.session.state.snapshot(), self.session.host(), metric=self.metric
-      )
+      self.checkpoints.save(self.progress.step, self.session.state.snapshot(), self.session.host(), metric=self.metric)
     self.saved_step, self.saved_at, self.save_asked = self.progress.step, time.monotonic(), False
 
-  # -- run ----------------------------------------------------------------------------------------------------------------
+  # -- run -----------------------------------------------------------------------------------------------------------
 
   def _run_block(self, iterator) -> None:
     steps = min(self.block_steps, self._steps_to_next_event())
@@ -159,11 +157,11 @@ class Loop:
       return  # a loss scale that was too large is halved; that is how it is found
     loss = rows[bad, FIXED_SUMS.index('loss')] / rows[bad, FIXED_SUMS.index('weight')]
     raise DivergedError(
-      f'step {first + bad}: the loss ({loss:g}) or its gradient is not finite; the last saved step is {self.saved_step}. '
+      f'step {first + bad}: the loss ({loss:g}) or its gradient is not finite; step {self.saved_step} is saved. '
       "Lower optimizer.learning_rate, set optimizer.clip_norm, or skip such steps with train.on_nonfinite='skip'"
     )
 
-  # -- log ----------------------------------------------------------------------------------------------------------------
+  # -- log -----------------------------------------------------------------------------------------------------------
 
   def _log_if_due(self) -> None:
     progress = self.progress

@@ -65,7 +65,8 @@ class Session:
     self.state.restore_host(restored.host['progress'])
 
   def restore_newest(self, checkpoints: Checkpoints) -> int:
-    """Restores the newest intact checkpoint on all processes; the chief chooses. Returns its step, or 0 if there is none.
+    """Restores the newest intact checkpoint on all processes; the chief chooses. Returns its step, or 0 if there is
+    none.
 
     Raises:
       ConfigError: as `restore`; or a process cannot read what the chief can.
@@ -76,7 +77,7 @@ class Session:
     if step and not found:
       try:
         found = checkpoints.restore(step)
-      except Exception as error:  # whatever it is, the others must hear of it before this process leaves
+      except Exception as error:  # noqa: BLE001  (whatever it is, the others must hear of it)
         problem = str(error)
     if not agreement.all_true(self.strategy, self.cluster, not problem):
       raise ConfigError(
@@ -105,8 +106,8 @@ def build(config, where: cluster.Cluster, task_state: dict[str, Any] | None = No
   digest = _digest(config, how)
   if not agreement.all_true(distribution, where, agreement.from_chief(distribution, where, digest) == digest):
     raise ConfigError(
-      'the workers have different configs, or devices that want different precision: start all with the same flags, and '
-      'set precision.policy and precision.xla where the devices differ'
+      'the workers have different configs, or devices that want different precision: start all with the same '
+      'flags, and set precision.policy and precision.xla where the devices differ'
     )
   dataset = open_dataset(config)
   examples = None if dataset.synthetic else lambda: dataset.examples(dataset.train)
@@ -137,7 +138,9 @@ def _without_xla_where_it_cannot(config, model, how: precision.Precision, where)
   if config.train.micro_batches > 1:
     raise ConfigError('synchronized batch statistics need train.micro_batches=1; or choose model.norm=group')
   if config.precision.xla == 'on':
-    raise ConfigError("synchronized batch statistics cannot be compiled by XLA: set precision.xla='off', or model.norm=group")
+    raise ConfigError(
+      "synchronized batch statistics cannot be compiled by XLA: set precision.xla='off', or model.norm=group"
+    )
   return dataclasses.replace(how, xla=False, xla_reason='batch statistics are synchronized over the replicas')
 
 

@@ -35,9 +35,9 @@ class Progress:
 class TrainState:
   """The model, the optimizer, the average of the weights, the loss scale and the progress of one run.
 
-  Built in the strategy's scope. Variables are named 'model/PATH', 'optimizer/PATH', 'ema/PATH' and 'loss_scale/...'; the
-  names do not depend on the process or the topology. The states of Keras' seed generators are left out: the step sets
-  them from (seed, step, replica) each time.
+  Built in the strategy's scope. Variables are named 'model/PATH', 'optimizer/PATH', 'ema/PATH' and 'loss_scale/...';
+  the names do not depend on the process or the topology. The states of Keras' seed generators are left out: the step
+  sets them from (seed, step, replica) each time.
   """
 
   def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, *, ema: bool, loss_scale: float):
@@ -80,8 +80,8 @@ class TrainState:
   def snapshot(self) -> dict[str, np.ndarray]:
     """Name -> value of each variable, as they are now.
 
-    On a CPU the arrays alias TensorFlow's buffers, which are copied on the next write, so this takes milliseconds and the
-    values stay as they are; from an accelerator it is the copy to the host. Do not write to the arrays.
+    On a CPU the arrays alias TensorFlow's buffers, which are copied on the next write, so this takes milliseconds and
+    the values stay as they are; from an accelerator it is the copy to the host. Do not write to the arrays.
     """
     return {name: _alias(v) for name, v in self.variables.items()}
 

@@ -1,9 +1,9 @@
 """The training step, the same on every strategy: forward, backward, reduce, check, clip, update, average.
 
-A replica adds up loss sums, weight sums and gradients over its micro-batches (`_gradients`, inside XLA where that pays).
-One all-reduce sums them over the replicas. The rest (`_update`) runs on each replica alike, from the same numbers: divide by
-the global sum of weights and the loss scale, check, clip, apply, average. A model is called without writing to a variable
-(`stateless_call`), so the same function serves XLA, micro-batches and averaged weights.
+A replica adds up loss sums, weight sums and gradients over its micro-batches (`_gradients`, inside XLA where that
+pays). One all-reduce sums them over the replicas. The rest (`_update`) runs on each replica alike, from the same
+numbers: divide by the global sum of weights and the loss scale, check, clip, apply, average. A model is called
+without writing to a variable (`stateless_call`), so the same function serves XLA, micro-batches and averaged weights.
 
 The row of a step is a float32 vector: the sums of FIXED_SUMS, then the task's metric sums, then FACTS.
 """
@@ -19,8 +19,8 @@ from trainer.runtime.precision import Precision
 from trainer.train.reduction import Packing
 from trainer.train.state import TrainState
 
-# Sums over replicas. `loss`, `weight` and `regularization` are sums over examples; `stop` counts the replicas whose process
-# was told to stop; `save` and `block_steps` are what the chief asks all to do at the end of the block.
+# Sums over replicas. `loss`, `weight` and `regularization` are sums over examples; `stop` counts the replicas whose
+# process was told to stop; `save` and `block_steps` are what the chief asks all to do at the end of the block.
 FIXED_SUMS = ('loss', 'weight', 'regularization', 'stop', 'save', 'block_steps')
 # Known after the reduction, the same on all replicas.
 FACTS = ('gradient_norm', 'finite', 'learning_rate', 'loss_scale')
@@ -48,7 +48,7 @@ class TrainStep:
     self.statistics = [i for i, v in enumerate(self.buffers) if id(v) in weights and 'float' in str(v.dtype)]
     self.counters = [i for i, v in enumerate(self.buffers) if id(v) in weights and 'float' not in str(v.dtype)]
     self.seeds = [i for i, v in enumerate(self.buffers) if id(v) not in weights]
-    self._packing: Packing | None = None
+    self._packing: Packing | None = None  # known when the gradients have been traced
     self._gradients_fn, self._update_fn = self._gradients, self._update
     if precision.xla:
       self._gradients_fn = tf.function(self._gradients, jit_compile=True, autograph=False)
@@ -79,9 +79,10 @@ class TrainStep:
     replica = tf.cast(replica, tf.int32)
     control = tf.where([True, replica == 0, replica == 0], control, 0.0)
     packed, counters = self._gradients_fn(batch, step, replica, control)
+    assert self._packing
     return self._update_fn(self._packing.reduce(packed), counters)
 
-  # -- before the reduction: this replica's sums ------------------------------------------------------------------------
+  # -- before the reduction: this replica's sums ---------------------------------------------------------------------
 
   def _gradients(self, batch: dict, step: tf.Tensor, replica: tf.Tensor, control: tf.Tensor):
     """Packed (gradients, statistics, sums) of this replica's part of the batch, and its counters."""
@@ -122,7 +123,7 @@ class TrainStep:
     return tf.reshape(tensor, [self.micro_batches, size, *tensor.shape[1:]])
 
   def _forward_backward(self, batch, parameters, buffers, scale, step, replica, piece):
-    """Gradients of the scaled loss sum, the buffers after the forward pass, and [loss, weight, regularization, metrics]."""
+    """Gradients of the scaled loss, the buffers afterwards, and sums [loss, weight, regularization, metrics]."""
     buffers = list(buffers)
     if self.seeds:
       for i, seed in zip(self.seeds, self._seeds(step, replica, piece), strict=True):
@@ -153,12 +154,15 @@ class TrainStep:
     seed = tf.constant([self.seed & 0x7FFFFFFF, self.seed >> 31 & 0x7FFFFFFF], tf.int32)
     drawn = tf.random.experimental.stateless_fold_in(seed, number)
     # Kept below 2**30: what Keras adds must not overflow, nor make a number negative.
-    return [tf.bitwise.bitwise_and(drawn + [i * 7919, 0], np.int32(0x3FFFFFFF)) for i in range(len(self.seeds))]
+    return [
+      tf.bitwise.bitwise_and(drawn + tf.constant([i * 7919, 0]), np.int32(0x3FFFFFFF)) for i in range(len(self.seeds))
+    ]
 
-  # -- after the reduction: the same on each replica ---------------------------------------------------------------------
+  # -- after the reduction: the same on each replica -----------------------------------------------------------------
 
   def _update(self, packed: list[tf.Tensor], counters: list[tf.Tensor]) -> tf.Tensor:
     """Applies the reduced gradients to this replica's copy of the state; returns the row."""
+    assert self._packing
     tensors = self._packing.unpack(packed)
     state, count = self.state, len(self.state.trainable)
     gradients, statistics, sums = tensors[:count], tensors[count:-1], tensors[-1]
@@ -207,5 +211,5 @@ class TrainStep:
 
 
 def has_synchronized_statistics(model: keras.Model) -> bool:
-  """Whether a layer reduces over the replicas in its forward pass, which XLA and a loop of micro-batches cannot hold."""
+  """Whether a layer reduces over the replicas in its forward pass: no XLA then, and no loop of micro-batches."""
   return any(getattr(layer, 'synchronized', False) for layer in model._flatten_layers())

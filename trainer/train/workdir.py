@@ -65,7 +65,9 @@ class Workdir:
     except FileNotFoundError:
       return None
     except (OSError, ValueError) as error:
-      raise ConfigError(f'{self.file(CONFIG)} cannot be read ({error}): restore it, or choose another --workdir') from error
+      raise ConfigError(
+        f'{self.file(CONFIG)} cannot be read ({error}): restore it, or choose another --workdir'
+      ) from error
 
   def adopt(self, config, *, trained: bool, write: bool) -> list[str]:
     """Holds the config against that of the last attempt, and makes it the effective one.
@@ -92,4 +94,3 @@ class Workdir:
     if write and (changes or before is None):
       atomic.replace(self.file(CONFIG), config_lib.to_json(config).encode())
     return [f'{path}: {old!r} -> {new!r}' for path, old, new, _ in changes]
-
