@@ -109,4 +109,4 @@ def _convolution(fields: Any, x: Any, channels: int, kernel_size: int, strides: 
 
 
 def _dropout(fields: Any, x: Any, name: str) -> Any:
-  return parts.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x
+  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x

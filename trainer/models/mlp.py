@@ -40,6 +40,6 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     x = norm(x) if norm else x
     x = keras.layers.Activation(fields.activation, name=f'hidden{i}_activation')(x)
     if fields.dropout:
-      x = parts.Dropout(fields.dropout, name=f'hidden{i}_dropout')(x)
+      x = keras.layers.Dropout(fields.dropout, name=f'hidden{i}_dropout')(x)
   outputs = parts.head(units, kernel_regularizer=parts.regularizer(fields))(x)
   return keras.Model(inputs, outputs, name='mlp')

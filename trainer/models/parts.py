@@ -1,4 +1,4 @@
-"""What the plain families share: input and output layers, dropout, activations and regularisers by name."""
+"""What the plain families share: input and output layers, activations and regularisers by name."""
 
 from __future__ import annotations
 
@@ -19,29 +19,6 @@ REGULARIZER_FIELDS: dict[str, Field] = {
   'l1': Field(0.0, 'L1 penalty: this times the sum of |w| over the kernels, added to the mean loss', at_least(0)),
   'l2': Field(0.0, 'L2 penalty: this times the sum of w^2 over the kernels, added to the mean loss', at_least(0)),
 }
-
-
-@keras.saving.register_keras_serializable('trainer')
-class Dropout(keras.layers.Layer):
-  """Keras' dropout, but for the path of the variable that holds its seed.
-
-  Keras numbers that variable by how many the process made before ('seed_generator_3/...'), whatever the layer's name.
-  """
-
-  def __init__(self, rate: float, **kwargs: Any):
-    super().__init__(**kwargs)
-    self.rate = rate
-    self.seed_generator = keras.random.SeedGenerator(name=f'{self.name}_seed')
-    self.supports_masking = True
-
-  def call(self, inputs, training=False):
-    return keras.random.dropout(inputs, self.rate, seed=self.seed_generator) if training else inputs
-
-  def compute_output_shape(self, input_shape):
-    return input_shape
-
-  def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'rate': self.rate}
 
 
 @functools.cache

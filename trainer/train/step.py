@@ -11,7 +11,6 @@ The row of a step is a float32 vector: the sums of FIXED_SUMS, then the task's m
 from __future__ import annotations
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.optim import optimizers
@@ -154,9 +153,8 @@ class TrainStep:
     seed = tf.constant([self.seed & 0x7FFFFFFF, self.seed >> 31 & 0x7FFFFFFF], tf.int32)
     drawn = tf.random.experimental.stateless_fold_in(seed, number)
     # Kept below 2**30: what Keras adds must not overflow, nor make a number negative.
-    return [
-      tf.bitwise.bitwise_and(drawn + tf.constant([i * 7919, 0]), np.int32(0x3FFFFFFF)) for i in range(len(self.seeds))
-    ]
+    tell_apart = [tf.constant([7919 * i, 0], drawn.dtype) for i in range(len(self.seeds))]
+    return [tf.bitwise.bitwise_and(drawn + offset, 0x3FFFFFFF) for offset in tell_apart]
 
   # -- after the reduction: the same on each replica -----------------------------------------------------------------
 
