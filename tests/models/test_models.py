@@ -66,10 +66,10 @@ def test_outputs_are_raw_and_float32_under_every_policy(family, changes, policy)
 def test_paths_and_weights_depend_on_the_seed_alone(family, changes):
   first, other_seed = build(family, **changes), build(family, seed=1, **changes)
   again = build(family, **changes)
-  paths = [v.path for v in first.variables]
+  paths = [v.path for v in first.weights]
   assert len(set(paths)) == len(paths)
   # A layer without a name is numbered by how many the process made before: the second model's would differ.
-  assert paths == [v.path for v in again.variables]
+  assert paths == [v.path for v in again.weights]
   for one, two in zip(first.variables, again.variables, strict=True):
     np.testing.assert_array_equal(one, two)
   if family != 'linear':

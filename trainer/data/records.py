@@ -117,14 +117,6 @@ class RecordFiles:
     joined = [np.concatenate(column) if column else np.zeros([0], np.int64) for column in columns]
     return Pieces(tuple(file.path for file in self.files), *joined)
 
-  def check(self) -> None:
-    """Scans every file that was not scanned yet.
-
-    Raises:
-      ConfigError: as in `cut`.
-    """
-    self._scan(set(self.files))
-
   def _scan(self, files: set[FileRange]) -> None:
     missing = {file.path: file for file in files if file.path not in self._offsets}
     if not missing:
