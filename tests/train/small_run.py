@@ -96,7 +96,8 @@ def batches(replicas: int, *, spike_at: int = -1, spike: float = 1.0):
 
 def train(
   replicas: int = 1, *, steps: int = 50, micro_batches: int = 1, norm: str = 'none', dropout: float = 0.0,
-  policy: str = 'float32', xla: bool = False, block: int = 50, spike: float = 1.0, clip_norm: float = 0.5,
+  policy: str = 'float32', on_nonfinite: str = 'skip', xla: bool = False,
+  block: int = 50, spike: float = 1.0, clip_norm: float = 0.5,
   on=None,
 ) -> SimpleNamespace:  # fmt: skip
   """Trains and returns rows [steps, M], state, step and strategy."""
@@ -106,7 +107,9 @@ def train(
     boundaries=(), power=1.0, weight_decay=0.1, decay_all=False, options='', clip_norm=clip_norm, ema_decay=0.9,
   )  # fmt: skip
   config = SimpleNamespace(
-    seed=3, train=SimpleNamespace(global_batch_size=BATCH, micro_batches=micro_batches), optimizer=optimizer_config
+    seed=3,
+    train=SimpleNamespace(global_batch_size=BATCH, micro_batches=micro_batches, on_nonfinite=on_nonfinite),
+    optimizer=optimizer_config,
   )
   keras.config.set_dtype_policy(policy)
   try:

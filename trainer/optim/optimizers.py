@@ -3,7 +3,7 @@
 Keras sums the gradients over the replicas inside `apply`, after clipping them, and updates the weights in a
 `merge_call`, which XLA cannot compile. Here the step reduces the gradients once, checks and clips the sum, and then
 each replica applies the same update to its own copy: same numbers in, same instructions, same bits out.
-`ReplicaLocal` is all that this takes; it replaces three private methods of Keras' TensorFlow optimizer, and
+`ReplicaLocal` is all that this takes; it replaces a few private methods of Keras' TensorFlow optimizer, and
 tests/optim/test_optimizers.py holds each optimizer against Keras' own.
 """
 
@@ -42,6 +42,8 @@ _WRAPPERS = ('Optimizer', 'LossScaleOptimizer', 'MultiOptimizer')
 class ReplicaLocal(keras.optimizers.Optimizer):
   """Mixed in behind a Keras optimizer: updates the calling replica's variables, and reduces nothing."""
 
+  _rate: tf.Tensor | None = None
+
   def __init__(self, *args, **kwargs):
     super().__init__(*args, **kwargs)
     # Keras' counter takes the first replica's value by a collective; ours is counted on each replica alike.
@@ -49,6 +51,17 @@ class ReplicaLocal(keras.optimizers.Optimizer):
     self._iterations: keras.Variable = keras.Variable(
       0, dtype='int64', aggregation='none', trainable=False, name='iterations'
     )
+
+  def apply_at(self, rate: tf.Tensor, gradients: list[tf.Tensor]) -> None:
+    """`apply` at a learning rate that is already computed: Keras would evaluate the schedule again at each use."""
+    self._rate = rate
+    try:
+      self.apply(gradients)
+    finally:
+      self._rate = None
+
+  def _get_current_learning_rate(self):
+    return super()._get_current_learning_rate() if self._rate is None else self._rate
 
   def _apply_weight_decay(self, variables):
     if not self.weight_decay:
@@ -114,9 +127,9 @@ def arguments(config) -> dict[str, Any]:
 def create(config, total_steps: int, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
   """The optimizer of the config's `optimizer` section, built for `variables`. Call it in the strategy's scope.
 
-  Its `apply(grads)` must be given gradients that are already summed over the replicas, in replica context; it does not
-  clip, scale, average or accumulate. Weight decay is decoupled (Loshchilov and Hutter, 2019, section 2: times the
-  learning rate) and spares variables of rank 0 and 1 (biases, norms), unless `decay_all`.
+  Its `apply_at(rate, gradients)` must be given gradients that are already summed over the replicas, in replica
+  context; it does not clip, scale, average or accumulate. Weight decay is decoupled (Loshchilov and Hutter, 2019,
+  section 2: times the learning rate) and spares variables of rank 0 and 1 (biases, norms), unless `decay_all`.
 
   Raises:
     ConfigError: an argument in `options` is unknown, or its value is refused by Keras.

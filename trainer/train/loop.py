@@ -109,7 +109,8 @@ class Loop:
     steps = min(self.block_steps, self._steps_to_next_event())
     every_seconds = self.config.checkpoint.every_seconds
     save = every_seconds > 0 and time.monotonic() - self.saved_at > every_seconds
-    control = [self.stop.requested, save and self.session.cluster.is_chief, self._wanted_block_steps()]
+    chief = self.session.cluster.is_chief
+    control = [self.stop.requested, save and chief, self._wanted_block_steps() if chief else 0]
     started = time.monotonic()
     first = tf.constant(self.progress.step, tf.int64)
     rows = self.step.run(iterator, first, tf.constant(steps), tf.constant(control, tf.float32)).numpy()
@@ -137,7 +138,8 @@ class Loop:
     progress.step += len(rows)
     self.metric = None
     stop, save, block_steps = (rows[-1, FIXED_SUMS.index(name)] for name in ('stop', 'save', 'block_steps'))
-    self.stopping, self.save_asked, self.block_steps = stop > 0, save > 0, int(block_steps)
+    self.stopping, self.save_asked = stop > 0, save > 0
+    self.block_steps = int(block_steps) // self.session.cluster.local_devices  # each of the chief's replicas says it
     finite = rows[:, FACTS.index('finite') - len(FACTS)] > 0
     if not finite.all():
       self._not_finite(rows, finite, first)
