@@ -6,7 +6,7 @@ import time
 
 from absl import logging
 
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import Checkpoints, DamagedCheckpoint
 from trainer.errors import ConfigError
 from trainer.report import words
 from trainer.report.banner import banner
@@ -41,7 +41,7 @@ def run(config, workdir: str, checkpoint: str) -> None:
   earlier = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
   steps = earlier.steps()
   changed = directory.adopt(config, trained=bool(steps), write=where.is_chief)
-  before = earlier.host(steps[-1]) if steps else None
+  before = _newest_host(earlier)
   if before and _is_complete(before['progress'], config.train.steps):
     print(_already_complete(before['progress'], directory))
     return
@@ -69,6 +69,16 @@ def run(config, workdir: str, checkpoint: str) -> None:
   finally:
     checkpoints.close()
     reporter.close()
+
+
+def _newest_host(checkpoints: Checkpoints) -> dict | None:
+  """What the newest step whose manifest can be read was saved with, beside its arrays; they are verified later."""
+  for step in reversed(checkpoints.steps()):
+    try:
+      return checkpoints.host(step)
+    except DamagedCheckpoint:
+      continue
+  return None
 
 
 def _is_complete(progress: dict, total: int) -> bool:
