@@ -94,6 +94,7 @@ def test_machine_and_data(run_trainer, tmp_path, arguments, expected):
   assert not os.path.exists(f'{tmp_path}/run/checkpoints') or not os.listdir(f'{tmp_path}/run/checkpoints')
 
 
+@pytest.mark.slow
 def test_directories(run_trainer, tmp_path):
   """One run, and all that a second command can get wrong about it."""
   run = f'--workdir={tmp_path}/run'
@@ -109,9 +110,11 @@ def test_directories(run_trainer, tmp_path):
   assert 'is not empty and holds no run' in the_line(run_trainer(SMOKE, f'--workdir={tmp_path}/mine'))
   assert os.listdir(tmp_path / 'mine') == ['thesis.tex']
   (tmp_path / 'file').write_text('')
+  assert 'mount the bucket' in the_line(run_trainer(SMOKE, '--workdir=gs://bucket/run'))
   assert 'cannot be written to' in the_line(run_trainer(SMOKE, f'--workdir={tmp_path}/file/run'))
 
 
+@pytest.mark.slow
 def test_modes_of_one_run(run_trainer, tmp_path):
   """Train, train again, evaluate: what each prints and leaves."""
   run = f'--workdir={tmp_path}/run'

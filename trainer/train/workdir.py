@@ -20,6 +20,13 @@ class Workdir:
   """A work directory: claimed by the chief of a run that writes to it, or read by anyone."""
 
   def __init__(self, path: str):
+    """Raises:
+    ConfigError: the path is not on a file system of this machine.
+    """
+    if '://' in path:
+      raise ConfigError(
+        f'--workdir={path} is not on a mounted file system: mount the bucket, or name a local directory'
+      )
     self.path = os.path.abspath(path)
     self._lock: IO[str] | None = None
 
