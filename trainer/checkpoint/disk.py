@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import xxhash
 
+from trainer import durable
 from trainer.checkpoint.manifest import FileSpec
 from trainer.errors import ConfigError
 
@@ -31,7 +32,7 @@ def make_writable(folder: str) -> None:
   try:
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
-      sync_folder(os.path.dirname(folder))
+      durable.sync_folder(os.path.dirname(folder))
   except OSError as error:
     raise ConfigError(
       f'checkpoints cannot be written to {folder!r}: {error.strerror}: choose another workdir'
@@ -63,7 +64,7 @@ def seal(folder: str) -> dict[str, FileSpec]:
       with open(path, 'rb', buffering=0) as file:
         specs[os.path.relpath(path, folder).replace(os.sep, '/')] = _hash(file)
         os.fsync(file.fileno())
-    sync_folder(root)
+    durable.sync_folder(root)
   return specs
 
 
@@ -96,7 +97,7 @@ def is_loss(error: OSError) -> bool:
 def rename(old: str, new: str) -> None:
   """Renames a file or folder within its folder, durably; `new` may exist only as a file."""
   os.rename(old, new)
-  sync_folder(os.path.dirname(new))
+  durable.sync_folder(os.path.dirname(new))
 
 
 def remove(folder: str) -> None:
@@ -112,22 +113,9 @@ def move_aside(folder: str, store: str) -> str:
   while os.path.lexists(target := os.path.join(store, f'{os.path.basename(folder)}-{number}')):
     number += 1
   os.rename(folder, target)
-  sync_folder(store)
-  sync_folder(os.path.dirname(folder))
+  durable.sync_folder(store)
+  durable.sync_folder(os.path.dirname(folder))
   return target
-
-
-def sync_folder(folder: str) -> None:
-  """Forces the names in a folder to the disk."""
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  except OSError as error:
-    # Some network and user-space file systems cannot sync a folder, and say so; files there are durable without.
-    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-      raise
-  finally:
-    os.close(handle)
 
 
 def _hash(file: io.FileIO) -> FileSpec:

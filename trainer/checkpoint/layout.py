@@ -20,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
+from trainer import durable
 from trainer.checkpoint import disk, manifest, orbax_io
 from trainer.checkpoint.errors import CheckpointError, DamagedCheckpoint, NoSuchCheckpoint, reason
 from trainer.errors import ConfigError
@@ -60,7 +61,7 @@ class Layout:
     """Makes the step count whose files lie in `saving`, hashed and synced; what it replaces is STEP.replaced then."""
     step, folder = contents.step, self._path(contents.step)
     disk.write_file(os.path.join(self.saving(step), _INCOMPLETE), manifest.encode(contents))
-    disk.sync_folder(self.saving(step))
+    durable.sync_folder(self.saving(step))
     if self.is_complete(step):
       disk.rename(folder, self._path(step, '.replaced'))
       self._on_stage('replacing')

@@ -16,8 +16,8 @@ from typing import Any
 
 from absl import logging
 
+from trainer import durable
 from trainer.errors import ConfigError
-from trainer.report import atomic
 
 # What of a row depends on the machine and the moment; all else is the same in each run of a deterministic config.
 TIMES = ('time', 'examples_per_second', 'step_milliseconds')
@@ -108,10 +108,10 @@ class MetricsFile:
     if damaged:
       aside = f'{self.path}.damaged'
       logging.warning('%s: line %d is not a row of metrics; left out, and kept in %s', self.path, damaged[0], aside)
-      atomic.replace(aside, contents)
+      durable.replace(aside, contents)
     if len(kept) < len(rows) or damaged or torn:
       try:
-        atomic.replace(self.path, b''.join(line + b'\n' for line, _ in kept))
+        durable.replace(self.path, b''.join(line + b'\n' for line, _ in kept))
       except OSError as error:
         raise self._unwritable(error) from error
       # The old file is still open under no name.

@@ -18,8 +18,8 @@ from typing import Any
 from absl import logging
 
 import trainer
+from trainer import durable
 from trainer.errors import ConfigError
-from trainer.report import atomic
 
 # Distributions; what is not installed is left out. tensorflow-tpu stands in for tensorflow on TPU hosts.
 _DISTRIBUTIONS = (
@@ -60,7 +60,7 @@ def append(path: str, facts: Mapping[str, Any]) -> dict[str, Any]:
   try:
     attempts = _earlier(path)
     text = json.dumps({'attempts': [*attempts, record]}, indent=2) + '\n'
-    atomic.replace(path, text.encode())
+    durable.replace(path, text.encode())
   except OSError as error:
     raise ConfigError(
       f'{path} cannot be written to: {error.strerror}: make room or set the permissions, or choose another --workdir'

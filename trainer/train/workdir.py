@@ -9,8 +9,8 @@ import socket
 from typing import IO, Any
 
 from trainer import config as config_lib
+from trainer import durable
 from trainer.errors import ConfigError
-from trainer.report import atomic
 
 CONFIG = 'config.json'
 _LOCK = 'lock'
@@ -99,5 +99,5 @@ class Workdir:
         'Choose another --workdir, or set back what changed'
       )
     if write and (changes or before is None):
-      atomic.replace(self.file(CONFIG), config_lib.to_json(config).encode())
+      durable.replace(self.file(CONFIG), config_lib.to_json(config).encode())
     return [f'{path}: {old!r} -> {new!r}' for path, old, new, _ in changes]

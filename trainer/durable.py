@@ -1,4 +1,4 @@
-"""How a small file is replaced so that a crash leaves the old one or the new one, never a part."""
+"""What a crash cannot undo: a small file replaced whole, and the names in a folder forced to the disk."""
 
 from __future__ import annotations
 
