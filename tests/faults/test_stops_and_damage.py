@@ -117,6 +117,40 @@ def test_divergence_is_exit_code_3(run_trainer, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_corrupt_record_in_a_stream_names_its_file(run_trainer, tmp_path):
+  lanes = ['--config=configs/digits_mlp.py', '--config.data.source=lanes', '--config.train.steps=30']
+  arguments = [*lanes, '--config.optimizer.warmup_steps=5', f'--config.data.data_dir={tmp_path}/data']
+  run_trainer(*arguments, f'--workdir={tmp_path}/good', check=True)
+  (file,) = (tmp_path / 'data').rglob('*train*tfrecord*')
+  contents = bytearray(file.read_bytes())
+  contents[len(contents) // 2 // 256 * 256 + 40] ^= 255
+  file.write_bytes(contents)
+  process = run_trainer(*arguments, f'--workdir={tmp_path}/run')
+  assert process.returncode == 2, process.stderr[-2000:]
+  assert f'data file {file}' in process.stderr and 'Traceback' not in process.stderr
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_exit_code_75(start_trainer, tmp_path):
+  workdir = tmp_path / 'run'
+  launcher = ['scripts/launch_local', '--workers=2', '--grace_seconds=60', '--']
+  forever = ['--config.train.steps=1000000', '--config.train.steps_per_loop=5']
+  process = start_trainer(*RUN, *forever, f'--workdir={workdir}', entry=launcher)
+  for line in process.stdout:
+    if 'step ' in line and 'ETA' in line:
+      break
+  children = subprocess.run(
+    ['ps', '-o', 'pid=,args=', '--ppid', str(process.pid)], capture_output=True, text=True, check=True
+  ).stdout.split('\n')
+  workers = sorted(int(child.split()[0]) for child in children if '-m trainer' in child)
+  assert len(workers) == 2, children
+  os.kill(workers[1], signal.SIGKILL)
+  _, err = process.communicate(timeout=180)
+  (line,) = [line for line in err.splitlines() if 'stopped: ' in line]
+  assert 'a worker was lost' in line
+
+
+@pytest.mark.slow
 def test_two_workers_stop_at_the_same_step(start_trainer, run_trainer, tmp_path):
   workdir = tmp_path / 'run'
   launcher = ['scripts/launch_local', '--workers=2', '--']

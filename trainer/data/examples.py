@@ -110,13 +110,16 @@ class Examples:
     try:
       _, whole = self.batches(rows, padded).get_single_element()
     except tf.errors.DataLossError as error:
-      path = records.damaged_file(split.files.files)
-      if path is None:
-        raise
-      raise ConfigError(
-        f'data file {path} is corrupt: {str(error).splitlines()[0]}; prepare the dataset again'
-      ) from error
+      raise corrupt(split, error) from error
     return tf.nest.map_structure(lambda tensor: tensor[:size], whole)
+
+
+def corrupt(split: Split, error: tf.errors.DataLossError) -> Exception:
+  """What to raise where a record could not be read: a ConfigError that names its file, found by reading all."""
+  path = records.damaged_file(split.files.files)
+  if path is None:
+    return error
+  return ConfigError(f'data file {path} is corrupt: {error.message.splitlines()[0]}; prepare the dataset again')
 
 
 def check_spec(name: str, outputs: Any) -> Any:

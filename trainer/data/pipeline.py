@@ -102,6 +102,11 @@ class Pipeline:
 
     return self._distribute(strategy, self._eval_batch, self._eval_share), self.eval_steps
 
+  def corrupt(self, error: tf.errors.DataLossError) -> Exception:
+    """What to raise where a step or an evaluation met a record that cannot be read: which file it is in."""
+    found = (examples.corrupt(split, error) for split in (self._dataset.train, self._dataset.evaluation))
+    return next((fault for fault in found if fault is not error), error)
+
   @property
   def fingerprint(self) -> str:
     """What the order of the training examples depends on, beside the seed and the global batch size."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import tensorflow as tf
+
 from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.errors import ConfigError
 from trainer.fields import nearest
@@ -39,7 +41,10 @@ def run(config, workdir: str, checkpoint: str) -> None:
   if agreement.from_chief(session.strategy, where, step) != step:
     raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
   session.restore(restored)
-  results = session.evaluator().evaluate()
+  try:
+    results = session.evaluator().evaluate()
+  except tf.errors.DataLossError as error:
+    raise session.pipeline.corrupt(error) from error
   if where.is_chief:
     print(json.dumps({'step': step, 'split': 'eval', **results}))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+import tensorflow as tf
 from absl import logging
 
 from trainer.checkpoint import Checkpoints, DamagedCheckpoint
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, RunAgain
 from trainer.report import words
 from trainer.report.banner import banner
 from trainer.report.reporter import CHECKPOINTS, METRICS, TENSORBOARD, Reporter
@@ -16,6 +17,14 @@ from trainer.runtime.preemption import Stop
 from trainer.train import session as session_lib
 from trainer.train.loop import Loop
 from trainer.train.workdir import Workdir
+
+# What a collective raises on the others when a worker has died, left or hung.
+_PEER_ERRORS = (
+  tf.errors.UnavailableError,
+  tf.errors.AbortedError,
+  tf.errors.CancelledError,
+  tf.errors.DeadlineExceededError,
+)
 
 
 def run(config, workdir: str, checkpoint: str) -> None:
@@ -29,7 +38,8 @@ def run(config, workdir: str, checkpoint: str) -> None:
   Raises:
     ConfigError: a mistake of the user's.
     DivergedError: training diverged.
-    RunAgain: all workers stopped before the end, with the state saved.
+    RunAgain: all workers stopped before the end, with the state saved; or one was lost, and nothing is saved of the
+      step that it may have left half applied.
   """
   if checkpoint != 'latest':
     logging.warning('--checkpoint=%s is for mode eval; training resumes from the newest intact checkpoint', checkpoint)
@@ -66,6 +76,15 @@ def run(config, workdir: str, checkpoint: str) -> None:
   try:
     Loop(session, checkpoints, reporter, stop).run()
     agreement.all_true(session.strategy, where, True)  # nobody leaves before the chief has saved
+  except tf.errors.DataLossError as error:
+    raise session.pipeline.corrupt(error) from error
+  except _PEER_ERRORS as error:
+    if where.num_workers == 1:
+      raise
+    raise RunAgain(
+      f'a worker was lost near step {session.state.progress.step}; start all again to go on from the newest checkpoint '
+      f'({error.message.splitlines()[0][:120]})'
+    ) from error
   finally:
     checkpoints.close()
     reporter.close()
