@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.train import small_run
 from trainer.train.step import FACTS, FIXED_SUMS
@@ -58,6 +59,15 @@ def test_moving_statistics_are_the_mean_over_the_replicas():
   pair = small_run.train(2, steps=1, norm='batch')
   name = 'model/small/norm/moving_mean'
   np.testing.assert_allclose(pair.state.snapshot()[name], alone.state.snapshot()[name], rtol=1e-5)
+
+
+def test_one_device_strategy_is_the_default_strategy():
+  """A GPU of its own runs under the former, a CPU under the latter."""
+  default = small_run.train(1, steps=12, dropout=0.3, norm='batch')
+  one = small_run.train(1, steps=12, dropout=0.3, norm='batch', on=tf.distribute.OneDeviceStrategy('CPU:0'))
+  np.testing.assert_array_equal(one.rows, default.rows)
+  for name, value in default.state.snapshot().items():
+    np.testing.assert_array_equal(one.state.snapshot()[name], value, err_msg=name)
 
 
 def test_blocks_change_nothing():
