@@ -42,7 +42,7 @@ def seen(workdir, moment):
   names = os.listdir(workdir / 'checkpoints') if (workdir / 'checkpoints').exists() else []
   match moment:
     case 'start':
-      return (workdir / 'lock').exists()
+      return (workdir / 'run.lock').exists()
     case 'compile':
       return (workdir / 'run.json').exists()
     case 'step':

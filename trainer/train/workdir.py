@@ -13,7 +13,7 @@ from trainer import durable
 from trainer.errors import ConfigError
 
 CONFIG = 'config.json'
-_LOCK = 'lock'
+_LOCK = 'run.lock'
 
 
 class Workdir:
@@ -41,8 +41,9 @@ class Workdir:
     """
     try:
       os.makedirs(self.path, exist_ok=True)
-      entries = set(os.listdir(self.path)) - {_LOCK}
-      if entries and CONFIG not in entries:
+      entries = set(os.listdir(self.path))
+      # The lock is the first thing that a run makes: a kill may leave it with nothing, or half a file, beside it.
+      if entries and not entries & {_LOCK, CONFIG}:
         raise ConfigError(
           f'--workdir={self.path} is not empty and holds no run (it has {sorted(entries)[0]!r}): '
           'name a new or an empty directory'
