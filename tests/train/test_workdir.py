@@ -28,7 +28,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
 def test_one_writer_at_a_time(tmp_path):
   first = Workdir(str(tmp_path))
   first.claim()
-  with pytest.raises(ConfigError, match='is in use by process .* on '):
+  with pytest.raises(ConfigError, match=r'is in use by process .* on '):
     Workdir(str(tmp_path)).claim()
 
 
