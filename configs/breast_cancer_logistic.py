@@ -27,10 +27,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.eval.every_steps = 500
   config.eval.global_batch_size = 120
   if variant == 'smoke':
-    config.data.source = 'synthetic'
-    config.train.steps = 6
-    config.train.log_every_steps = 2
-    config.eval.every_steps = 3
+    config_lib.smoke(config)
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of breast_cancer_logistic. Known: smoke')
   return config

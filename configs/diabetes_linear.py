@@ -24,10 +24,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.eval.every_steps = 500
   config.eval.global_batch_size = 88
   if variant == 'smoke':
-    config.data.source = 'synthetic'
-    config.train.steps = 6
-    config.train.log_every_steps = 2
-    config.eval.every_steps = 3
+    config_lib.smoke(config)
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of diabetes_linear. Known: smoke')
   return config

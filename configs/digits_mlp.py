@@ -35,11 +35,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.eval.every_steps = 1000
   config.eval.global_batch_size = 120
   if variant == 'smoke':
-    config.data.source = 'synthetic'
-    config.optimizer.warmup_steps = 2
-    config.train.steps = 6
-    config.train.log_every_steps = 2
-    config.eval.every_steps = 3
+    config_lib.smoke(config)
   elif variant == 'plain':
     config.task.shift_pixels = config.task.rotate_degrees = config.task.zoom = 0.0
   elif variant:

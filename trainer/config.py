@@ -113,6 +113,15 @@ def base(*, task: str, model: str) -> ml_collections.ConfigDict:
   return config.lock()
 
 
+def smoke(config: ml_collections.ConfigDict) -> None:
+  """Makes a config's variant `smoke`: a few steps on synthetic input, with rows, evaluations and a save among them."""
+  config.data.source = 'synthetic'
+  config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 2)
+  config.train.steps = 6
+  config.train.log_every_steps = 2
+  config.eval.every_steps = 3
+
+
 def declared(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str, Field]]:
   """(section, name, field) of every field that this config may have, given its task and model family."""
   for section, table in SECTIONS.items():

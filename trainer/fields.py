@@ -54,6 +54,12 @@ def one_of(*names: str) -> Rule:
   return rule
 
 
+def named(what: str, names: Iterable[str]) -> Rule:
+  """The rule for the name of `what` ('an optimizer') out of a table; its complaint gives the nearest, and all."""
+  known = sorted(names)
+  return lambda name: '' if name in known else f'is not {what}{nearest(name, known)} Known: {", ".join(known)}'
+
+
 def each(rule: Rule) -> Rule:
   """The rule for a tuple: `rule` holds for each member."""
   return lambda values: next((complaint for complaint in map(rule, values) if complaint), '')

@@ -18,15 +18,13 @@ from typing import Any
 import keras
 import ml_collections
 
-from trainer.fields import Field, look_up, nearest
+from trainer.fields import Field, look_up, named
 from trainer.models import cnn, linear, mlp
 
 FAMILIES: dict[str, ModuleType] = {'cnn': cnn, 'linear': linear, 'mlp': mlp}
 
 
-def check_name(name: str) -> str:
-  """The rule of `model.name`."""
-  return '' if name in FAMILIES else f'is not a model family{nearest(name, FAMILIES)} Known: {", ".join(FAMILIES)}'
+check_name = named('a model family', FAMILIES)  # the rule of `model.name`
 
 
 def fields(name: str) -> dict[str, Field]:

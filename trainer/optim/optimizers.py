@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.fields import nearest
+from trainer.fields import named, nearest
 from trainer.optim import schedules
 
 # What the harness does itself, after the reduction, and so must not be done a second time by Keras.
@@ -87,9 +87,7 @@ def table() -> dict[str, type[keras.optimizers.Optimizer]]:
   }
 
 
-def check_name(name: str) -> str:
-  """The rule of `optimizer.name`."""
-  return '' if name in table() else f'is not an optimizer{nearest(name, table())} Known: {", ".join(sorted(table()))}'
+check_name = named('an optimizer', table())  # the rule of `optimizer.name`
 
 
 def check_options(text: str) -> str:

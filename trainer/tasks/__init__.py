@@ -11,16 +11,14 @@ from typing import Any
 
 import ml_collections
 
-from trainer.fields import Field, look_up, nearest
+from trainer.fields import Field, look_up, named
 from trainer.tasks import classification, regression
 from trainer.tasks.base import Examples, Task
 
 TASKS: dict[str, ModuleType] = {'classification': classification, 'regression': regression}
 
 
-def check_name(name: str) -> str:
-  """The rule of `task.name`."""
-  return '' if name in TASKS else f'is not a task{nearest(name, TASKS)} Known: {", ".join(TASKS)}'
+check_name = named('a task', TASKS)  # the rule of `task.name`
 
 
 def fields(name: str) -> dict[str, Field]:

@@ -65,14 +65,6 @@ class TrainState:
         raise ValueError(f'two variables are named {key!r}: give each layer of the model a name of its own')
       self.variables[key] = variable
 
-  def parameters(self) -> int:
-    """Number of trainable parameters."""
-    return sum(int(np.prod(v.shape)) for v in self.trainable)
-
-  def size_bytes(self) -> int:
-    """Bytes of all variables, on one replica."""
-    return sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in self.variables.values())
-
   def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> (shape, dtype) of each variable, to hold a checkpoint against."""
     return {name: (tuple(v.shape), str(v.dtype)) for name, v in self.variables.items()}
