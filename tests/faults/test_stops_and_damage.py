@@ -62,6 +62,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(start_trainer, run_trainer,
   saved = int(line.split('step ')[-1].split()[0])
   assert str(saved) in os.listdir(workdir / 'checkpoints')
   assert 'Traceback' not in err
+  fewer = ['--config.train.steps=1', '--config.optimizer.warmup_steps=0']
+  process = run_trainer(*RUN, *fewer, f'--workdir={workdir}')
+  assert process.returncode == 2 and 'steps already done: raise it' in process.stderr
   run_trainer(*RUN, f'--workdir={workdir}', check=True)
   same(workdir, whole)
 

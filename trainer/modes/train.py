@@ -70,6 +70,8 @@ def run(config, workdir: str, checkpoint: str) -> None:
     raise ConfigError(
       f'no checkpoint is intact; the damaged ones are in {damaged}. To begin again at step 0, choose another --workdir'
     )
+  if restored > config.train.steps:
+    raise ConfigError(f'train.steps={config.train.steps} is less than the {restored} steps already done: raise it')
   reporter = Reporter(directory, session, restored=restored, changed=changed, started=started)
   stop = Stop()
   stop.install()
