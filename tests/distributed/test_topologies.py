@@ -35,7 +35,7 @@ def finished():
 def train(run_trainer, workdir, topology, source):
   arguments = [*RUN, f'--workdir={workdir}', *TOPOLOGIES.get(topology, []), *source]
   if topology == 'two_workers':
-    run_trainer('--workers=2', '--', *arguments, entry=['scripts/launch_local'], check=True)
+    run_trainer('--workers=2', '--once', '--', *arguments, entry=['scripts/launch_local'], check=True)
   else:
     run_trainer(*arguments, check=True)
   return rows(workdir)

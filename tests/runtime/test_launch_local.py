@@ -41,13 +41,15 @@ def run(*args: str, **keywords) -> tuple[int, list[str], list[str]]:
 def launcher():
   loader = importlib.machinery.SourceFileLoader('launch_local', str(LAUNCHER))
   module = importlib.util.module_from_spec(importlib.util.spec_from_loader('launch_local', loader))
-  loader.exec_module(module)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(LAUNCHER.parent)  # where it is when it is started
+    loader.exec_module(module)
   return module
 
 
 def test_each_worker_gets_its_place_the_arguments_and_a_prefix():
   code, stdout, stderr = run(
-    '--', 'show', '--config=c.py', '--', 'x y', workers=3, CUDA_VISIBLE_DEVICES='4,5,6,7,8,9,3'
+    '--once', '--', 'show', '--config=c.py', '--', 'x y', workers=3, CUDA_VISIBLE_DEVICES='4,5,6,7,8,9,3'
   )
   assert code == 0
   assert sorted(stderr) == [f'[worker {index}] an error of {index}' for index in range(3)]
@@ -83,36 +85,31 @@ def test_exit_code_is_the_one_that_says_most(launcher, codes, expected):
 
 
 def test_the_exit_code_is_returned():
-  assert run('--', 'codes', '0,0')[0] == 0
-  code, _, stderr = run('--', 'codes', '75,3')
+  assert run('--once', '--', 'codes', '0,0')[0] == 0
+  code, _, stderr = run('--once', '--', 'codes', '75,3')
   assert code == 3
   assert any('ended with exit code' in line for line in stderr)
 
 
 @pytest.mark.parametrize('action', ['peer', 'killed'])
 def test_the_others_may_end_by_themselves_after_a_failure(action):
-  code, stdout, stderr = run('--grace_seconds=600', '--', action)
+  code, stdout, stderr = run('--once', '--grace_seconds=600', '--', action)
   assert code == 75
   assert stdout == ['[worker 0] the peer has gone']
   assert len(stderr) == 1  # either may be seen to end first
   assert 'ended with' in stderr[0]
 
 
-def test_an_end_is_described(launcher):
-  assert launcher.describe(1) == 'exit code 1'
-  assert launcher.describe(-9) == 'signal SIGKILL'
-
-
 def test_what_does_not_end_is_killed_and_does_not_count():
-  code, _, stderr = run('--grace_seconds=0.1', '--', 'deaf')
+  code, _, stderr = run('--once', '--grace_seconds=0.1', '--', 'deaf')
   assert code == 1
   assert stderr[-1] == 'launch_local: killing workers [0], 0.1 s after the first failure'
 
 
 def test_signals_go_on_to_every_worker():
-  process = start('--', 'signals', '3')
+  process = start('--once', '--', 'signals', '5')
   assert {process.stdout.readline() for _ in range(2)} == {'[worker 0] ready\n', '[worker 1] ready\n'}
-  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+  for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
     process.send_signal(number)
     name = signal.Signals(number).name
     assert {process.stdout.readline() for _ in range(2)} == {f'[worker {index}] {name}\n' for index in range(2)}
@@ -121,9 +118,87 @@ def test_signals_go_on_to_every_worker():
   assert process.returncode == 75
 
 
+@pytest.mark.parametrize('end', ['killed', 'peer', 'exit:75', 'exit:1', 'die:SIGKILL'])
+def test_all_are_started_again_when_one_is_lost_or_all_have_stopped(tmp_path, end):
+  code, stdout, stderr = run(
+    '--grace_seconds=600', '--backoff_seconds=0', '--', 'attempts', end, 'show', f'--workdir={tmp_path}/run'
+  )
+  assert code == 0
+  described = {'exit:1': 'exit code 1', 'die:SIGKILL': 'signal SIGKILL'}.get(end, 'exit code 75')
+  assert (
+    f'launch_local: attempt 1 ended with {described}, newest checkpoint: none (1 of 5 without progress); '
+    'starting attempt 2 at once'
+  ) in stderr
+  for index in range(2):
+    assert (tmp_path / 'run' / f'attempts.{index}').stat().st_size == 2
+    assert f'[worker {index}] half a line' in stdout
+
+
+def test_each_attempt_has_new_ports(tmp_path):
+  code, stdout, _ = run(
+    '--backoff_seconds=0', '--', 'attempts', 'show,exit:75', 'show,exit:75', 'show', f'--workdir={tmp_path}'
+  )
+  assert code == 0
+  shown = [json.loads(line.removeprefix('[worker 0] ')) for line in stdout if line.startswith('[worker 0] {')]
+  first, second, third = (set(found['task']['cluster']['worker']) for found in shown)
+  assert len(first) == len(second) == len(third) == 2
+  assert not first & second
+  assert not second & third
+
+
+def test_what_had_to_be_killed_is_started_again(tmp_path):
+  code, _, stderr = run(
+    '--grace_seconds=0.1', '--backoff_seconds=0', '--', 'attempts', 'deaf', 'exit:0', f'--workdir={tmp_path}/run'
+  )
+  assert code == 0
+  assert 'launch_local: killing workers [0], 0.1 s after the first failure' in stderr
+  assert 'launch_local: attempt 1 ended with exit code 1, ' in '\n'.join(stderr)
+  assert [(tmp_path / 'run' / f'attempts.{index}').stat().st_size for index in range(2)] == [2, 2]
+
+
+@pytest.mark.parametrize('codes', ['0,0', '75,3', '2,1'])
+def test_a_final_exit_code_is_not_followed_by_another_attempt(tmp_path, codes):
+  code, _, stderr = run('--', 'codes', codes, f'--workdir={tmp_path}')
+  assert code == {'0,0': 0, '75,3': 3, '2,1': 2}[codes]
+  assert not any('attempt' in line for line in stderr)
+
+
+def test_gives_up_when_no_attempt_makes_progress(tmp_path):
+  code, _, stderr = run('--backoff_seconds=0', '--attempts=2', '--', 'codes', '75,1', f'--workdir={tmp_path}')
+  assert code == 75
+  assert stderr[-1] == (
+    'launch_local: giving up: attempt 2 ended with exit code 75, newest checkpoint: none; '
+    'no progress in 2 attempts in a row'
+  )
+
+
+def test_a_stop_is_not_followed_by_another_attempt(tmp_path):
+  process = start('--', 'attempts', 'signals:1,exit:75', f'--workdir={tmp_path}/run')
+  assert {process.stdout.readline() for _ in range(2)} == {'[worker 0] ready\n', '[worker 1] ready\n'}
+  process.send_signal(signal.SIGTERM)
+  process.communicate(timeout=60)
+  assert process.returncode == 75
+  assert [(tmp_path / 'run' / f'attempts.{index}').stat().st_size for index in range(2)] == [1, 1]
+
+
+def test_a_stop_ends_the_wait_for_the_next_attempt(tmp_path):
+  process = start('--backoff_seconds=100000', '--', 'codes', '75,75', f'--workdir={tmp_path}')
+  while 'starting attempt 2 in 100000 s' not in process.stderr.readline():
+    pass
+  process.send_signal(signal.SIGTERM)
+  process.communicate(timeout=60)
+  assert process.returncode == 75
+
+
+def test_no_attempt_while_the_stop_file_is_there(tmp_path):
+  (tmp_path / 'STOP').touch()
+  code, stdout, stderr = run('--', 'codes', '0,0', f'--workdir={tmp_path}')
+  assert (code, stdout, stderr) == (75, [], [f'launch_local: {tmp_path}/STOP is there: remove it to go on'])
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='the kernel tells children of the death of their parent on Linux')
 def test_workers_do_not_outlive_a_launcher_that_was_killed():
-  process = start('--', 'signals', '1')
+  process = start('--once', '--', 'signals', '1')
   for _ in range(2):
     process.stdout.readline()
   children = pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -59,7 +61,7 @@ def test_two_logical_devices():
 @pytest.mark.slow
 @pytest.mark.parametrize('devices', [1, 2])
 def test_two_workers(devices):
-  done = run(ROOT / 'scripts' / 'launch_local', '--workers=2', '--module=two_workers', '--', devices)
+  done = run(ROOT / 'scripts' / 'launch_local', '--workers=2', '--once', '--module=two_workers', '--', devices)
   assert done.returncode == 0
   lines = dict(line.split('] ', 1) for line in done.stdout.splitlines())
   chief, other = (json.loads(lines[f'[worker {index}']) for index in range(2))
@@ -95,3 +97,28 @@ def test_a_taken_port_is_said_to_be():
     done = run('-m', 'lone_worker', 1, TF_CONFIG=json.dumps(task))
   assert done.returncode == 75
   assert f'worker 0 ({addresses[0]}) could not start' in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('index', [0, 1])
+def test_a_worker_that_waits_for_its_peer_hears_a_signal(free_port, index):
+  """TensorFlow waits with the interpreter's lock held, in which no thread of Python would hear anything."""
+  own, absent = free_port(), free_port()
+  workers = [f'127.0.0.1:{port}' for port in ((own, absent) if index == 0 else (absent, own))]
+  tf_config = json.dumps({'cluster': {'worker': workers}, 'task': {'type': 'worker', 'index': index}})
+  process = subprocess.Popen(
+    [sys.executable, HERE / 'programs' / 'early_stop.py'],
+    env={**ENVIRONMENT, 'TF_CONFIG': tf_config},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    while process.poll() is None:  # until it listens, and so waits
+      with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', own), timeout=0.1):
+        break
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == 75, stderr
+  assert 'stopped: SIGTERM; before the first step, nothing to save' in stderr
