@@ -79,9 +79,11 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'micro_batches': Field(1, 'pieces of a replica batch whose gradients are added up before the step', at_least(1)),
     'steps_per_loop': Field(0, 'steps run without returning to Python; 0: as many as take half a second', at_least(0)),
     'log_every_steps': Field(100, 'steps averaged in one row of metrics', at_least(1)),
-    'on_nonfinite': Field(
-      'raise', 'what a loss or gradient that is not finite does: end the run, or skip the step', one_of('raise', 'skip')
-    ),
+    'on_nonfinite': Field('raise', 'what a loss or gradient that is not finite does: end the run; skip the step; or restore the last checkpoint and skip the data since', one_of('raise', 'skip', 'rollback')),
+    'spike_deviations': Field(0.0, 'a loss so many standard deviations above its running mean is a spike; 0: no guard', at_least(0), fixed=True),
+    'on_spike': Field('raise', 'what a spike does, as on_nonfinite', one_of('raise', 'skip', 'rollback')),
+    'max_skipped_steps': Field(100, 'steps that may be skipped in the whole run (not for a loss scale) before it ends', at_least(0)),
+    'max_rollbacks': Field(3, 'times that the run may roll back before it ends', at_least(0)),
   },
   'eval': {
     'every_steps': Field(0, 'steps between evaluations; 0: at the end only', at_least(0)),
@@ -94,6 +96,20 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'every_seconds': Field(600.0, 'seconds between checkpoints; 0: by every_steps only', at_least(0)),
     'keep': Field(3, 'newest checkpoints that are kept', at_least(1)),
     'keep_best': Field(1, 'best checkpoints that are kept beside them', at_least(0)),
+  },
+  'faults': {
+    'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),
+    'max_runtime_seconds': Field(0.0, 'seconds after which this attempt is to have ended, with all saved; 0: no limit', at_least(0)),
+    'metadata_host': Field('auto', "host[:port] of the cloud's metadata server; 'auto': GCE_METADATA_HOST, or Google's own unless NO_GCE_CHECK=true; empty: none"),
+    'heartbeat_timeout_seconds': Field(10.0, 'silence after which a worker counts as lost', at_least(1)),
+    'start_timeout_seconds': Field(600.0, 'longest wait of the workers for each other, and for the data, before the first step', above(0)),
+    'restore_timeout_seconds': Field(1800.0, 'longest time that restoring a checkpoint may take', above(0)),
+    'compile_timeout_seconds': Field(3600.0, 'longest time that the first block of steps may take', above(0)),
+    'step_timeout_seconds': Field(300.0, 'a block of steps may take this long, if not longer by step_timeout_factor', above(0)),
+    'step_timeout_factor': Field(20.0, 'a block of steps may take this many times the 99th percentile of a step so far, per step', at_least(2)),
+    'eval_timeout_seconds': Field(7200.0, 'longest time that an evaluation may take', above(0)),
+    'save_timeout_seconds': Field(1800.0, 'longest time that training may wait for a save', above(0)),
+    'barrier_timeout_seconds': Field(1800.0, 'longest wait of the workers for each other at the end', above(0)),
   },
 }  # fmt: skip
 

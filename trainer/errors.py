@@ -13,6 +13,13 @@ class ConfigError(ValueError):
   """
 
 
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be written, or its files are whole and yet cannot be read. Nothing was deleted.
+
+  Exit code 2: somebody has to make room, or bring back the version that wrote it.
+  """
+
+
 class DivergedError(RuntimeError):
   """Training produced a loss or a gradient that is not finite, and the config says to stop then. Exit code 3."""
 

@@ -10,26 +10,30 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import ml_collections
-from absl import flags, logging
-from ml_collections import config_flags
-
-from trainer import config as config_lib
-from trainer.checkpoint import CheckpointError
 from trainer.errors import (
   EXIT_COMPLETE,
   EXIT_DIVERGED,
   EXIT_RUN_AGAIN,
   EXIT_USER_MISTAKE,
+  CheckpointError,
   ConfigError,
   DivergedError,
   RunAgain,
 )
+from trainer.report.ledger import Ledger
+from trainer.runtime.phases import Phases, process_start
+from trainer.runtime.preemption import Stop
 
-# Mode -> the module of trainer.modes that has `run(config, workdir, checkpoint)`, and what it does.
+if TYPE_CHECKING:
+  import ml_collections
+  from absl import flags
+
+# Mode -> the module of trainer.modes that has `run(command)`, and what it does.
 MODES = {
   'train': 'train to train.steps with evaluation in between; the same command resumes',
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
@@ -38,23 +42,32 @@ MODES = {
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """What the command line says, checked.
+  """What the command line says, checked, and the process that is to do it.
 
   Attributes:
     config: the effective config, locked.
     workdir: directory of the run.
     mode: one of MODES.
     checkpoint: 'latest', 'best' or a step, for the modes that read one.
+    stop: the wish to stop, heard since the process began.
+    phases: what the process is doing, since it began.
+    ledger: writes that down, once it is known where.
   """
 
   config: ml_collections.ConfigDict
   workdir: str
   mode: str
   checkpoint: str
+  stop: Stop
+  phases: Phases
+  ledger: Ledger
 
 
 def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   """Defines the flags; those of config fields depend on what is given."""
+  from absl import flags
+  from ml_collections import config_flags
+
   config_flags.DEFINE_config_file(
     'config', None, 'config file and variant: configs/NAME.py:VARIANT', flag_values=values, sys_argv=list(argv)
   )
@@ -64,12 +77,22 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   flags.DEFINE_string('checkpoint', 'latest', "mode eval: 'latest', 'best' or a step", flag_values=values)
 
 
-def parse(argv: Sequence[str]) -> Command:
+def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
   """What the command line says; argv[0] is the program.
+
+  Args:
+    argv: the command line.
+    stop: installed; None: signals keep the effect that they have.
 
   Raises:
     ConfigError: the flags or the config are wrong.
   """
+  phases = Phases(process_start())
+  ledger = Ledger(phases)  # from the first phase on
+  from absl import flags
+
+  from trainer import config as config_lib  # imports TensorFlow, which takes seconds
+
   values = flags.FlagValues()
   define(argv, values)
   try:
@@ -89,36 +112,61 @@ def parse(argv: Sequence[str]) -> Command:
   if not values.workdir:
     raise ConfigError('--workdir is missing: name the directory of the run')
   config_lib.check(config)
-  return Command(config, values.workdir, values.mode, values.checkpoint)
+  return Command(config, values.workdir, values.mode, values.checkpoint, stop or Stop(), phases, ledger)
 
 
-def run(argv: Sequence[str]) -> int:
-  """Runs one mode; returns the exit code. Bugs pass through as exceptions."""
+def run(argv: Sequence[str], stop: Stop | None = None) -> int:
+  """Runs one mode; returns the exit code. Bugs pass through as exceptions.
+
+  Args:
+    argv: the command line.
+    stop: installed; None: signals keep the effect that they have.
+  """
   if '--help' in argv or '-h' in argv:
+    from absl import flags
+
     values = flags.FlagValues()
     define(argv, values)
     print(__doc__, values.get_help(), sep='\n')
-    return 0
-  try:
-    command = parse(argv)
-    importlib.import_module(f'trainer.modes.{command.mode}').run(command.config, command.workdir, command.checkpoint)
     return EXIT_COMPLETE
+  command = None
+  code = 1  # a bug
+  try:
+    command = parse(argv, stop)
+    mode = importlib.import_module(f'trainer.modes.{command.mode}')
+    command.phases.enter('build')
+    mode.run(command)
+    code = EXIT_COMPLETE
   except (ConfigError, CheckpointError) as error:
     print(f'error: {_one_line(error)}', file=sys.stderr)
-    return EXIT_USER_MISTAKE
+    code = EXIT_USER_MISTAKE
   except DivergedError as error:
     print(f'diverged: {_one_line(error)}', file=sys.stderr)
-    return EXIT_DIVERGED
+    code = EXIT_DIVERGED
   except RunAgain as error:
     print(f'stopped: {_one_line(error)}', file=sys.stderr)
-    return EXIT_RUN_AGAIN
+    code = EXIT_RUN_AGAIN
+  finally:
+    if command:
+      command.ledger.close(code)
+  return code
 
 
 def entry() -> None:
   """Console entry point; flushes all output and leaves with the exit code."""
+  # Before the seconds that imports take: a notice to stop is heard from here on.
+  stop = Stop()
+  stop.install()
+  from absl import logging
+
   logging.use_absl_handler()
   logging.set_verbosity(logging.WARNING)
-  sys.exit(run(sys.argv))
+  code = run(sys.argv, stop)
+  # All is saved. A second notice, or a library that hangs in its own clean-up, must not change the exit code now.
+  stop.release()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def _one_line(error: BaseException) -> str:

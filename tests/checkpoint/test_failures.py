@@ -107,6 +107,61 @@ def test_too_little_room_fails_before_anything_is_written(saved, folder, monkeyp
   assert_untouched(saved, folder)
 
 
+class Disk:
+  """Stands for shutil.disk_usage: so many bytes are free beyond what the checkpoints take."""
+
+  def __init__(self, folder, free_now):
+    self.folder, self.room = folder, free_now + self.taken(folder)
+
+  def taken(self, folder):
+    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+
+  def __call__(self, path):
+    return collections.namedtuple('usage', 'total used free')(10**10, 0, self.room - self.taken(self.folder))
+
+
+def large(seed):
+  return {'a': np.random.default_rng(seed).standard_normal(2**18)}
+
+
+def test_where_the_disk_is_too_full_what_would_go_after_the_save_goes_before(folder, monkeypatch, log):
+  writer = checkpoints.Checkpoints(str(folder), keep=3, keep_best=1, best_mode='max', writer=True)
+  for step, metric in ((10, 0.9), (20, 0.1), (30, 0.2), (40, 0.3)):
+    writer.save(step, large(step), {}, metric=metric)
+    writer.wait()
+  assert writer.steps() == [10, 20, 30, 40]
+  monkeypatch.setattr(disk.shutil, 'disk_usage', Disk(folder, 2_000_000))
+  log.clear()
+  writer.save(50, large(50), {}, metric=0.4)
+  writer.wait()
+  assert writer.steps() == [10, 30, 40, 50], 'the best and the newest are kept'
+  (warning,) = [record.getMessage() for record in log if 'too full' in record.getMessage()]
+  assert 'step 20, which would go after it' in warning
+  # Where that would not make enough room, nothing is deleted in vain.
+  monkeypatch.setattr(disk.shutil, 'disk_usage', Disk(folder, 2_000_000))
+  writer.save(60, {'a': np.zeros(2**20)}, {}, metric=0.4)
+  with pytest.raises(CheckpointError, match='disk is full'):
+    writer.wait()
+  assert writer.steps() == [10, 30, 40, 50]
+
+
+def test_a_save_that_could_not_begin_counts_as_failed(saved):
+  for step in (40, 50, 60):
+    saved.refused(step, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+  with pytest.raises(CheckpointError, match='3 checkpoints in a row'):
+    saved.refused(70, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+def test_how_long_saves_take_is_known(saved, monkeypatch):
+  assert saved.save_seconds > 0 and saved.saving_for() is None
+  seen = []
+  monkeypatch.setattr(checkpoints, 'on_stage', lambda stage: seen.append(saved.saving_for()))
+  saved.save(40, make_state(40), {})
+  saved.wait()
+  assert all(seconds is not None and seconds >= 0 for seconds in seen) and seen == sorted(seen)
+  assert saved.saving_for() is None
+
+
 @pytest.fixture
 def small_disk(tmp_path):
   """A file system of its own of 24 MB."""

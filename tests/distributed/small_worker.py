@@ -23,7 +23,7 @@ def main(out: str, cases: str) -> None:
   results = {}
   for name, arguments in json.loads(cases).items():
     run = small_run.train(on=on, **arguments)
-    results[f'{name}/rows'] = run.rows
+    results[f'{name}/rows'] = run.rows.main
     results |= {f'{name}/{variable}': value for variable, value in run.state.snapshot().items()}
   if where.is_chief:
     np.savez(out, **results)

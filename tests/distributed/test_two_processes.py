@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.train import small_run
 from tests.train.test_step import column, losses
+from trainer.train.step import Rows
 
 CASES = {
   'plain': {'norm': 'group'},
@@ -19,11 +21,10 @@ CASES = {
 }
 
 
-class Rows:
+def as_run(main):
   """What test_step's helpers want of a run."""
-
-  def __init__(self, rows):
-    self.rows = rows
+  none = np.zeros([len(main), 0], np.float32)
+  return SimpleNamespace(rows=Rows(main, none, none))
 
 
 @pytest.fixture(scope='module')
@@ -48,7 +49,7 @@ def two_processes(tmp_path_factory, free_port):
 def test_same_losses_and_weights(two_processes):
   for name in ('plain', 'micro', 'synchronized'):
     alone = small_run.train(1, **{**CASES[name], 'micro_batches': 1})
-    np.testing.assert_allclose(losses(Rows(two_processes[f'{name}/rows'])), losses(alone), rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(losses(as_run(two_processes[f'{name}/rows'])), losses(alone), rtol=1e-5, err_msg=name)
     for variable, value in alone.state.snapshot().items():
       if variable.startswith(('model/', 'ema/')):
         np.testing.assert_allclose(two_processes[f'{name}/{variable}'], value, rtol=1e-3, atol=1e-5, err_msg=variable)
@@ -56,7 +57,7 @@ def test_same_losses_and_weights(two_processes):
 
 @pytest.mark.slow
 def test_an_overflow_on_one_worker_skips_the_step_on_both(two_processes):
-  alone, pair = small_run.train(1, **CASES['overflow']), Rows(two_processes['overflow/rows'])
+  alone, pair = small_run.train(1, **CASES['overflow']), as_run(two_processes['overflow/rows'])
   skipped = np.flatnonzero(column(alone, 'finite') == 0)
   assert len(skipped)
   np.testing.assert_array_equal(np.flatnonzero(column(pair, 'finite') == 0), skipped)

@@ -23,7 +23,7 @@ RUN = [
 TOPOLOGIES = {
   'one_device': (['-m', 'trainer'], []),
   'two_devices': (['-m', 'trainer'], ['--config.cluster.cpu_devices=2']),
-  'two_workers': (['scripts/launch_local', '--workers=2', '--grace_seconds=1', '--'], []),
+  'two_workers': (['scripts/launch_local', '--workers=2', '--once', '--grace_seconds=1', '--'], []),
 }
 
 

@@ -136,7 +136,7 @@ def test_a_corrupt_record_in_a_stream_names_its_file(run_trainer, tmp_path):
 @pytest.mark.slow
 def test_a_lost_worker_is_exit_code_75(start_trainer, tmp_path):
   workdir = tmp_path / 'run'
-  launcher = ['scripts/launch_local', '--workers=2', '--grace_seconds=60', '--']
+  launcher = ['scripts/launch_local', '--workers=2', '--once', '--grace_seconds=60', '--']
   forever = ['--config.train.steps=1000000', '--config.train.steps_per_loop=5']
   process = start_trainer(*RUN, *forever, f'--workdir={workdir}', entry=launcher)
   for line in process.stdout:

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from trainer import config as config_lib
-from trainer.errors import DivergedError, RunAgain
+from trainer.errors import ConfigError, DivergedError, RunAgain
 from trainer.report import metrics, run_record
+from trainer.report.ledger import Ledger
 from trainer.report.reporter import Reporter
+from trainer.runtime.phases import Phases
 
 
 def make_session(*, chief=True, replicas=1, step=0, norm=None):
@@ -43,8 +45,13 @@ def make_session(*, chief=True, replicas=1, step=0, norm=None):
 
 
 def make(tmp_path, restored=0, changed=(), **keywords):
-  directory = SimpleNamespace(file=lambda name: os.path.join(tmp_path, name))
-  return Reporter(directory, make_session(**keywords), restored=restored, changed=changed, started=time.monotonic())
+  directory = SimpleNamespace(path=str(tmp_path), file=lambda name: os.path.join(tmp_path, name))
+  ledger = Ledger(Phases(time.monotonic()))
+  if keywords.get('chief', True):
+    ledger.open(str(tmp_path), 0)
+  return Reporter(
+    directory, make_session(**keywords), ledger, restored=restored, changed=changed, started=time.monotonic()
+  )
 
 
 def train(reporter, steps):
@@ -120,6 +127,32 @@ def test_other_workers_say_and_write_nothing(tmp_path, capsys):
   reporter.close()
   assert capsys.readouterr().out == ''
   assert os.listdir(tmp_path) == []
+
+
+def test_rows_that_a_full_disk_does_not_take_are_reported_once_and_written_later(tmp_path, monkeypatch, caplog):
+  reporter = make(tmp_path)
+  train(reporter, [10])
+
+  def refuse(*args, **keywords):
+    raise ConfigError('metrics cannot be written: the disk is full')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.MetricsFile, 'write', refuse)
+    train(reporter, [20, 30])
+    with pytest.raises(ConfigError, match='disk is full'):
+      reporter.sync()
+  assert len([record for record in caplog.records if 'rows wait to be written' in record.getMessage()]) == 1
+  train(reporter, [40])
+  reporter.sync()
+  assert [row['step'] for row in metrics.read(str(tmp_path / 'metrics.jsonl'))] == [10, 20, 30, 40]
+
+
+def test_going_back_takes_back_the_rows(tmp_path):
+  reporter = make(tmp_path)
+  train(reporter, [10, 20, 30])
+  reporter.rewind(10)
+  train(reporter, [20, 30])
+  assert [row['step'] for row in metrics.read(str(tmp_path / 'metrics.jsonl'))] == [10, 20, 30]
 
 
 def test_the_summary_comes_at_the_end(tmp_path, capsys):

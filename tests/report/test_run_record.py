@@ -92,3 +92,12 @@ def test_a_damaged_record_is_kept_aside_and_a_new_one_begun(tmp_path, text):
 def test_an_unwritable_place_is_one_clear_line(tmp_path):
   with pytest.raises(ConfigError, match='cannot be written to: No such file or directory'):
     run_record.append(str(tmp_path / 'missing' / 'run.json'), {})
+
+
+def test_the_record_of_a_run_with_many_attempts_is_bounded(tmp_path):
+  path = str(tmp_path / 'run.json')
+  with open(path, 'w') as file:
+    json.dump({'attempts': [{'number': number} for number in range(300)]}, file)
+  run_record.append(path, {'number': 300})
+  numbers = [attempt['number'] for attempt in run_record.read(path)]
+  assert numbers == [0, *range(102, 301)]

@@ -97,7 +97,8 @@ def batches(replicas: int, *, spike_at: int = -1, spike: float = 1.0):
 def train(
   replicas: int = 1, *, steps: int = 50, micro_batches: int = 1, norm: str = 'none', dropout: float = 0.0,
   policy: str = 'float32', on_nonfinite: str = 'skip', xla: bool = False,
-  block: int = 50, spike: float = 1.0, clip_norm: float = 0.5,
+  block: int = 50, spike: float = 1.0, spike_at: int = 325,
+  spike_deviations: float = 0.0, on_spike: str = 'skip', clip_norm: float = 0.5,
   on=None,
 ) -> SimpleNamespace:  # fmt: skip
   """Trains and returns rows [steps, M], state, step and strategy."""
@@ -108,7 +109,14 @@ def train(
   )  # fmt: skip
   config = SimpleNamespace(
     seed=3,
-    train=SimpleNamespace(global_batch_size=BATCH, micro_batches=micro_batches, on_nonfinite=on_nonfinite),
+    deterministic=True,
+    train=SimpleNamespace(
+      global_batch_size=BATCH,
+      micro_batches=micro_batches,
+      on_nonfinite=on_nonfinite,
+      spike_deviations=spike_deviations,
+      on_spike=on_spike,
+    ),
     optimizer=optimizer_config,
   )
   keras.config.set_dtype_policy(policy)
@@ -121,14 +129,16 @@ def train(
       state = TrainState(net, optimizer, ema=True, loss_scale=scale)
     step = TrainStep(config, where, state, Task(), SimpleNamespace(policy=policy, xla=xla))
     # Example 5 + 10 x 32 is in the first replica's part of batch 10 (and 42, 74 ...: each 1024 examples).
-    dataset = where.distribute_datasets_from_function(batches(where.num_replicas_in_sync, spike_at=325, spike=spike))
+    dataset = where.distribute_datasets_from_function(
+      batches(where.num_replicas_in_sync, spike_at=spike_at, spike=spike)
+    )
     iterator, rows = iter(dataset), []
     for first in range(0, steps, block):
       size = min(block, steps - first)
-      rows.append(step.run(iterator, tf.constant(first, tf.int64), tf.constant(size), tf.zeros(3)).numpy())
+      rows.append(step.run(iterator, tf.constant(first, tf.int64), tf.constant(size), tf.zeros(3))[0].numpy())
   finally:
     keras.config.set_dtype_policy('float32')
-  return SimpleNamespace(rows=np.concatenate(rows), state=state, step=step, strategy=where)
+  return SimpleNamespace(rows=step.split(np.concatenate(rows)), state=state, step=step, strategy=where)
 
 
 def replica_losses_on_equal_examples(*, dropout: float) -> list[float]:
@@ -141,7 +151,7 @@ def replica_losses_on_equal_examples(*, dropout: float) -> list[float]:
     def replica():
       number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
       packed, _ = run.step._gradients(one, tf.constant(7, tf.int64), number, tf.zeros(3))
-      return packed[0][-(len(FIXED_SUMS) + 2)]
+      return packed[0][-(len(FIXED_SUMS) + 2 + run.step.replicas)]
 
     return run.strategy.run(replica)
 

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 
 from tests.train import small_run
-from trainer.train.step import FACTS, FIXED_SUMS
+from trainer.train.step import FACTS
 
 
 def column(run, name):
   if name in FACTS:
-    return run.rows[:, FACTS.index(name) - len(FACTS)]
-  return run.rows[:, FIXED_SUMS.index(name)]
+    return run.rows.fact(name)
+  return run.rows.sum(name)
 
 
 def losses(run):
@@ -65,7 +65,7 @@ def test_one_device_strategy_is_the_default_strategy():
   """A GPU of its own runs under the former, a CPU under the latter."""
   default = small_run.train(1, steps=12, dropout=0.3, norm='batch')
   one = small_run.train(1, steps=12, dropout=0.3, norm='batch', on=tf.distribute.OneDeviceStrategy('CPU:0'))
-  np.testing.assert_array_equal(one.rows, default.rows)
+  np.testing.assert_array_equal(one.rows.main, default.rows.main)
   for name, value in default.state.snapshot().items():
     np.testing.assert_array_equal(one.state.snapshot()[name], value, err_msg=name)
 
@@ -73,7 +73,7 @@ def test_one_device_strategy_is_the_default_strategy():
 def test_blocks_change_nothing():
   whole = small_run.train(2, steps=12, dropout=0.3, norm='group', block=12)
   parts = small_run.train(2, steps=12, dropout=0.3, norm='group', block=5)
-  np.testing.assert_array_equal(whole.rows, parts.rows)
+  np.testing.assert_array_equal(whole.rows.main, parts.rows.main)
   for name, value in whole.state.snapshot().items():
     np.testing.assert_array_equal(parts.state.snapshot()[name], value, err_msg=name)
 
@@ -111,7 +111,7 @@ def test_clipping_bounds_the_norm_of_the_reduced_gradient():
 
 def test_dropout_differs_between_replicas_and_repeats_with_the_seed():
   first, again = (small_run.train(2, steps=4, dropout=0.5) for _ in range(2))
-  np.testing.assert_array_equal(first.rows, again.rows)
+  np.testing.assert_array_equal(first.rows.main, again.rows.main)
   # Both replicas see the same examples with the same weights; only their masks can tell them apart.
   masks = small_run.replica_losses_on_equal_examples(dropout=0.5)
   assert masks[0] != masks[1]

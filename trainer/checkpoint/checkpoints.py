@@ -81,6 +81,8 @@ class Checkpoints:
     self._thread: threading.Thread | None = None
     self._failure: Exception | None = None
     self._failures = 0
+    self._began: float | None = None  # when the save under way began
+    self.save_seconds: float | None = None  # how long the last save that succeeded took, from begin to end
     self._known_good: set[int] = set()
     self._read_back = False
     if writer:
@@ -138,17 +140,24 @@ class Checkpoints:
     manifest.check_savable(arrays)
     frozen = json.dumps(host)
     self._join()
-    if self._failures >= MOST_FAILURES:
-      raise CheckpointError(
-        f'{self._failures} checkpoints in a row could not be saved to {self._layout.directory!r}; the last: '
-        f'{reason(self._failure)}'
-      ) from self._failure
+    self._check_failures()
     rank = None if metric is None else float(metric)
+    self._began = time.monotonic()
     # Not a daemon: a process that ends waits for its last save (see _finish_all).
     self._thread = threading.Thread(
       target=self._save, args=(int(step), dict(arrays), frozen, rank), name=f'checkpoint-{step}', daemon=False
     )
     self._thread.start()
+
+  def refused(self, step: int, error: Exception) -> None:
+    """Counts a save that could not begin, because what has to be on the disk before it is not, as one that failed.
+
+    Raises:
+      CheckpointError: as `save`.
+    """
+    self._join()
+    self._check_failures()
+    self._failed(step, error)
 
   def wait(self) -> None:
     """Returns when no save is under way.
@@ -159,6 +168,11 @@ class Checkpoints:
     self._join()
     if self._failure is not None:
       raise CheckpointError(f'the last checkpoint was not saved: {reason(self._failure)}') from self._failure
+
+  def saving_for(self) -> float | None:
+    """For how many seconds a save has been under way; None if none is. For any thread."""
+    thread, began = self._thread, self._began
+    return time.monotonic() - began if thread is not None and thread.is_alive() and began is not None else None
 
   def failure(self) -> Exception | None:
     """Why the last save that has ended failed; None if it did not."""
@@ -230,26 +244,36 @@ class Checkpoints:
     try:
       self._write(step, arrays, host, metric)
     except Exception as error:  # noqa: BLE001  (a thread has nobody to raise to: it is logged, counted and kept)
-      self._failures += 1
-      left = MOST_FAILURES - self._failures
-      after = f'training goes on, {left} more in a row will end it' if left > 0 else 'the next save will end training'
-      logging.error('checkpoint of step %d was not saved: %s; %s', step, reason(error), after)
-      self._failure = error
+      self._failed(step, error)
       self._attempt('remove what a failed save left behind', lambda: self._layout.tidy(step))
       return
-    self._failure, self._failures = None, 0
+    self._failure, self._failures, self.save_seconds = None, 0, time.monotonic() - started
     self._known_good.add(step)
     size = sum(array.nbytes for array in arrays.values()) / 1e9
     logging.info('saved checkpoint of step %d: %.3f GB in %.1f s', step, size, time.monotonic() - started)
     self._attempt('delete old checkpoints', lambda: self._collect(step))
     on_stage('collected')
 
+  def _check_failures(self) -> None:
+    if self._failures >= MOST_FAILURES:
+      raise CheckpointError(
+        f'{self._failures} checkpoints in a row could not be saved to {self._layout.directory!r}; the last: '
+        f'{reason(self._failure)}'
+      ) from self._failure
+
+  def _failed(self, step: int, error: Exception) -> None:
+    self._failures += 1
+    left = MOST_FAILURES - self._failures
+    after = f'training goes on, {left} more in a row will end it' if left > 0 else 'the next save will end training'
+    logging.error('checkpoint of step %d was not saved: %s; %s', step, reason(error), after)
+    self._failure = error
+
   def _write(self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None) -> None:
     """Writes a step up to and with its marker."""
     self._layout.tidy(step)
     if later := [other for other in self.steps() if other > step]:
       logging.warning('step %d is saved beside later steps (%s): a restart resumes from the latest', step, later)
-    self._check_room(arrays)
+    self._make_room(step, arrays, metric)
     folder = self._layout.saving(step)
     arrays = {name: np.asarray(array, order='C') for name, array in arrays.items()}
     specs = {name: manifest.describe(array) for name, array in arrays.items()}
@@ -267,11 +291,43 @@ class Checkpoints:
     on_stage('sealed')
     self._layout.commit(manifest.Manifest(step, metric, json.loads(host), specs, files, orbax_io.VERSION))
 
-  def _check_room(self, arrays: dict[str, np.ndarray]) -> None:
+  def _make_room(self, step: int, arrays: dict[str, np.ndarray], metric: float | None) -> None:
+    """Where the disk is too full for a save, deletes first what would be surplus after it, oldest first.
+
+    Raises:
+      OSError: there still is not enough room.
+    """
     needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD_BYTES + _OVERHEAD_BYTES_PER_ARRAY * len(arrays)
     free = disk.free_bytes(self._layout.directory)
-    if free < needed:
+    missing = needed - free
+    going: list[int] = []
+    if missing > 0 and self.steps():
+      for old in self._surplus({step: metric}):
+        if missing > 0:
+          missing -= sum(file.bytes for file in self._layout.read_manifest(old).files.values())
+          going.append(old)
+    if missing > 0:
       raise OSError(errno.ENOSPC, f'{needed / 1e9:.3f} GB needed, {free / 1e9:.3f} GB free')
+    for old in going:
+      logging.warning('the disk is too full for step %d: step %d, which would go after it, is deleted first', step, old)
+      self._layout.delete(old)
+
+  def _surplus(self, coming: dict[int, float | None]) -> list[int]:
+    """The complete steps that need not be kept, ascending; never the newest that is known to be good.
+
+    Args:
+      coming: the metric of a step that will be complete, and count among the kept.
+    """
+    there = {other: self.metric(other) for other in self.steps()}
+    protected = {*coming, max(self._known_good & there.keys(), default=max(there))}
+    found = retention.surplus(
+      {**there, **coming},
+      keep=self._keep,
+      keep_best=self._keep_best,
+      best_mode=self._best_mode,
+      protected=protected,
+    )
+    return [old for old in found if old in there]
 
   def _compare(self, folder: str, specs: dict[str, manifest.ArraySpec]) -> None:
     """Reads back what was written, some arrays at a time, and compares it with what was given."""
@@ -283,11 +339,7 @@ class Checkpoints:
   def _collect(self, step: int) -> None:
     """Deletes the surplus, now that a step is complete; never that step, nor the newest that is known to be good."""
     self._layout.tidy(step)
-    metrics = {other: self.metric(other) for other in self.steps()}
-    protected = {step, max(self._known_good & metrics.keys(), default=step)}
-    for old in retention.surplus(
-      metrics, keep=self._keep, keep_best=self._keep_best, best_mode=self._best_mode, protected=protected
-    ):
+    for old in self._surplus({step: self.metric(step)}):
       self._layout.delete(old)
 
   def _attempt(self, what: str, action: Callable[[], None]) -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from trainer.errors import ConfigError
-
-
-class CheckpointError(RuntimeError):
-  """A checkpoint could not be written, or its files are whole and yet cannot be read. Nothing was deleted."""
+from trainer.errors import CheckpointError, ConfigError
 
 
 class DamagedCheckpoint(CheckpointError):

@@ -38,7 +38,7 @@ class Examples:
     """
     self.dataset = dataset
     self._example = lambda serialized: task.example(dataset.decode(serialized))
-    traced = tf.function(self._example).get_concrete_function(tf.TensorSpec([], tf.string))
+    traced = tf.function(self._example, autograph=False).get_concrete_function(tf.TensorSpec([], tf.string))
     self.spec = check_spec(dataset.name, traced.structured_outputs)
     self.bytes_each = spec_bytes(self.spec)
 
@@ -114,12 +114,17 @@ class Examples:
     return tf.nest.map_structure(lambda tensor: tensor[:size], whole)
 
 
-def corrupt(split: Split, error: tf.errors.DataLossError) -> Exception:
+# What reading a record raises where its file is damaged, or has gone.
+DATA_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError)
+
+
+def corrupt(split: Split, error: tf.errors.OpError) -> Exception:
   """What to raise where a record could not be read: a ConfigError that names its file, found by reading all."""
   path = records.damaged_file(split.files.files)
   if path is None:
     return error
-  return ConfigError(f'data file {path} is corrupt: {error.message.splitlines()[0]}; prepare the dataset again')
+  what = 'is corrupt' if isinstance(error, tf.errors.DataLossError) else 'cannot be read any more'
+  return ConfigError(f'data file {path} {what}: {error.message.splitlines()[0]}; prepare the dataset again')
 
 
 def check_spec(name: str, outputs: Any) -> Any:

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from trainer import config as config_lib
 from trainer.data import draws, examples, lanes, memory, synthetic
 from trainer.data.source import Dataset, Split
 from trainer.errors import ConfigError
+
+DATA_ERRORS = examples.DATA_ERRORS
 
 # Batches of one replica that wait, made, for the step.
 _AHEAD = 2
@@ -102,8 +105,19 @@ class Pipeline:
 
     return self._distribute(strategy, self._eval_batch, self._eval_share), self.eval_steps
 
-  def corrupt(self, error: tf.errors.DataLossError) -> Exception:
-    """What to raise where a step or an evaluation met a record that cannot be read: which file it is in."""
+  def examples_of(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Which examples global batch `step` holds, replica by replica, wherever those are; makes that batch here.
+
+    Returns:
+      (rows in the training split int64 [b], whether an input or a target of it is not finite bool [b]) per replica.
+    """
+    everything = memory.Share(self._batch, 0, 1, self._replicas)
+    with tf.device('CPU:0'):
+      batches = list(_built(self._train_share, everything, step).take(self._replicas))
+    return [(batch['index'].numpy(), _not_finite(batch)) for batch in batches]
+
+  def corrupt(self, error: tf.errors.OpError) -> Exception:
+    """What to raise where a step or an evaluation met one of DATA_ERRORS: the file it is in, or the error itself."""
     found = (examples.corrupt(split, error) for split in (self._dataset.train, self._dataset.evaluation))
     return next((fault for fault in found if fault is not error), error)
 
@@ -183,7 +197,7 @@ class Pipeline:
       hosts = context.num_input_pipelines
       share = memory.Share(batch, context.input_pipeline_id, hosts, self._replicas // hosts)
       with tf.device('CPU:0'):
-        return build(share).with_options(options)
+        return _built(build, share).with_options(options)
 
     return strategy.distribute_datasets_from_function(host_dataset)
 
@@ -235,7 +249,9 @@ class Pipeline:
     batch = tf.nest.map_structure(lambda part: tf.TensorSpec([rows, *part.shape], part.dtype), self._spec)
     batch |= {'weight': tf.TensorSpec([rows], tf.float32), 'index': tf.TensorSpec([rows], tf.int64)}
     finished = (
-      tf.function(self._finish).get_concrete_function(batch, tf.TensorSpec([rows], tf.int64)).structured_outputs
+      tf.function(self._finish, autograph=False)
+      .get_concrete_function(batch, tf.TensorSpec([rows], tf.int64))
+      .structured_outputs
     )
     return tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), finished)
 
@@ -244,6 +260,23 @@ class Pipeline:
     if not self._task.draws:
       return batch
     return self._task.augment(batch, draws.uniform(self._config.seed, epoch, batch['index'], self._task.draws))
+
+
+@tf.autograph.experimental.do_not_convert
+def _built(build: Callable[..., tf.data.Dataset], *args: Any) -> tf.data.Dataset:
+  """Builds a tf.data input whose functions are traced as they stand.
+
+  They have no Python control flow on tensors, and a task must have none; looking for it, AutoGraph would take more than
+  half of the time until the first batch, at each start.
+  """
+  return build(*args)
+
+
+def _not_finite(batch: dict[str, Any]) -> np.ndarray:
+  """bool [b]: the examples with a number among inputs or targets that is not finite."""
+  parts = [part for part in tf.nest.flatten([batch['inputs'], batch['targets']]) if part.dtype.is_floating]
+  bad = [tf.reduce_any(~tf.math.is_finite(tf.reshape(part, [part.shape[0], -1])), 1).numpy() for part in parts]
+  return np.any(bad, 0) if bad else np.zeros(len(batch['index']), bool)
 
 
 def _megabytes(count: int) -> str:

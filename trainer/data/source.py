@@ -65,6 +65,7 @@ class Dataset:
     """One serialized example (string scalar) as its features; graph ops."""
     return self.features.deserialize_example(serialized)
 
+  @tf.autograph.experimental.do_not_convert
   def examples(self, split: Split) -> tf.data.Dataset:
     """The decoded examples of a split, once, in file order.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-
-import tensorflow as tf
+from typing import Any
 
 from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import ConfigError
 from trainer.fields import nearest
 from trainer.report.reporter import CHECKPOINTS
@@ -15,35 +15,35 @@ from trainer.train import session as session_lib
 from trainer.train.workdir import Workdir
 
 
-def run(config, workdir: str, checkpoint: str) -> None:
+def run(command: Any) -> None:
   """Evaluates and prints {"step", "split", "loss", metrics, "examples"}; writes nothing.
 
   Args:
-    config: checked; it must be that of the run where a difference would matter.
-    workdir: of a run with a complete checkpoint.
-    checkpoint: 'latest', 'best' or a step.
+    command: what the command line says (trainer/main.py). The config must be that of the run where a difference would
+      matter; the work directory holds a complete checkpoint.
 
   Raises:
     ConfigError: there is no such checkpoint, it is damaged, or it is of another config.
   """
+  config = command.config
   where = cluster.discover(config)
-  directory = Workdir(workdir)
+  directory = Workdir(command.workdir)
   if directory.earlier_config() is None:
-    raise ConfigError(f'--workdir={workdir} holds no run: train first, or name the directory of a run')
+    raise ConfigError(f'--workdir={command.workdir} holds no run: train first, or name the directory of a run')
   directory.adopt(config, trained=True, write=False)
   checkpoints = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
-  step = _choose(checkpoints, checkpoint)
+  step = _choose(checkpoints, command.checkpoint)
   try:
     restored = checkpoints.restore(step)
   except CheckpointError as error:
     raise ConfigError(f'{error}; choose another with --checkpoint') from error
-  session = session_lib.build(config, where, restored.host['task'])
+  session = session_lib.build(config, where, restored.host['task'], on_strategy=command.stop.reinstall)
   if agreement.from_chief(session.strategy, where, step) != step:
     raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
   session.restore(restored)
   try:
     results = session.evaluator().evaluate()
-  except tf.errors.DataLossError as error:
+  except DATA_ERRORS as error:
     raise session.pipeline.corrupt(error) from error
   if where.is_chief:
     print(json.dumps({'step': step, 'split': 'eval', **results}))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import os
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
 from trainer.checkpoint import Checkpoints, DamagedCheckpoint
-from trainer.errors import ConfigError, RunAgain
+from trainer.data.pipeline import DATA_ERRORS
+from trainer.errors import EXIT_RUN_AGAIN, ConfigError, RunAgain
 from trainer.report import words
 from trainer.report.banner import banner
 from trainer.report.reporter import CHECKPOINTS, METRICS, TENSORBOARD, Reporter
 from trainer.runtime import agreement, cluster
-from trainer.runtime.preemption import Stop
+from trainer.runtime.notices import Notices, stop_file
+from trainer.runtime.watchdog import Watchdog
 from trainer.train import session as session_lib
+from trainer.train.guard import BAD_STEPS, Guard
 from trainer.train.loop import Loop
 from trainer.train.workdir import Workdir
 
@@ -27,13 +31,11 @@ _PEER_ERRORS = (
 )
 
 
-def run(config, workdir: str, checkpoint: str) -> None:
+def run(command: Any) -> None:
   """Trains, or says that there is nothing left to do.
 
   Args:
-    config: checked.
-    workdir: the directory of the run, created if need be.
-    checkpoint: of other modes; training resumes from the newest one that is intact.
+    command: what the command line says (trainer/main.py). Training resumes from the newest checkpoint that is intact.
 
   Raises:
     ConfigError: a mistake of the user's.
@@ -41,21 +43,61 @@ def run(config, workdir: str, checkpoint: str) -> None:
     RunAgain: all workers stopped before the end, with the state saved; or one was lost, and nothing is saved of the
       step that it may have left half applied.
   """
-  if checkpoint != 'latest':
-    logging.warning('--checkpoint=%s is for mode eval; training resumes from the newest intact checkpoint', checkpoint)
-  started = time.monotonic()
+  config = command.config
+  if command.checkpoint != 'latest':
+    logging.warning(
+      '--checkpoint=%s is for mode eval; training resumes from the newest intact checkpoint', command.checkpoint
+    )
   where = cluster.discover(config)
-  directory = Workdir(workdir)
+  directory = Workdir(command.workdir)
   if where.is_chief:
     directory.claim()
   earlier = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
-  steps = earlier.steps()
-  changed = directory.adopt(config, trained=bool(steps), write=where.is_chief)
+  changed = directory.adopt(config, trained=bool(earlier.steps()), write=where.is_chief)
   before = _newest_host(earlier)
   if before and _is_complete(before['progress'], config.train.steps):
     print(_already_complete(before['progress'], directory))
     return
-  session = session_lib.build(config, where, before['task'] if before else None)
+  if os.path.exists(stop_file(directory.path)):
+    raise RunAgain(f'the stop file {stop_file(directory.path)} is there: remove it to go on')
+  notices = Notices(
+    command.stop,
+    workdir=directory.path,
+    faults=config.faults,
+    started=command.phases.began,
+    is_chief=where.is_chief,
+    has_accelerator=where.device_kind != 'cpu',
+  )
+  watchdog = Watchdog(command.phases, config.faults, worker=where.worker_index)
+  watchdog.workdir, watchdog.others = directory.path, command.ledger.others
+  command.stop.before_exit = watchdog.before_exit = lambda: command.ledger.close(EXIT_RUN_AGAIN)
+  if where.is_chief:
+    command.ledger.open(directory.path, 0)
+  notices.start()
+  watchdog.start()
+  try:
+    _train(command, where, directory, changed, before['task'] if before else None, notices, watchdog)
+  except _PEER_ERRORS as error:
+    if where.num_workers == 1:
+      raise
+    raise RunAgain(
+      f'a worker was lost near step {command.phases.current.last}; start all again to go on from the newest checkpoint '
+      f'({error.message.splitlines()[0][:120]})'
+    ) from error
+  finally:
+    watchdog.close()
+    notices.close()
+
+
+def _train(
+  command: Any, where: cluster.Cluster, directory: Workdir, changed: list[str], task_state: Any, notices: Notices,
+  watchdog: Watchdog,
+) -> None:  # fmt: skip
+  """From the first device to the last step."""
+  config, phases, ledger = command.config, command.phases, command.ledger
+  session = session_lib.build(config, where, task_state, on_strategy=command.stop.reinstall)
+  if not where.is_chief:
+    ledger.open(directory.path, where.worker_index)  # the chief has claimed the directory before the workers met
   checkpoints = Checkpoints(
     directory.file(CHECKPOINTS),
     keep=config.checkpoint.keep,
@@ -63,33 +105,49 @@ def run(config, workdir: str, checkpoint: str) -> None:
     best_mode=session.best_mode,
     writer=where.is_chief,
   )
+  phases.enter('restore')
   if where.is_chief:
     checkpoints.clean()
   restored = session.restore_newest(checkpoints)
-  if not restored and (damaged := checkpoints.damaged()):
+  if restored < 0 and (damaged := checkpoints.damaged()):
     raise ConfigError(
       f'no checkpoint is intact; the damaged ones are in {damaged}. To begin again at step 0, choose another --workdir'
     )
   if restored > config.train.steps:
     raise ConfigError(f'train.steps={config.train.steps} is less than the {restored} steps already done: raise it')
-  reporter = Reporter(directory, session, restored=restored, changed=changed, started=started)
-  stop = Stop()
-  stop.install()
+  restored = max(restored, 0)
+  ledger.resumed(restored)
+  phases.enter('build', restored)
+  reporter = Reporter(directory, session, ledger, restored=restored, changed=changed, started=phases.began)
+  watchdog.saving = lambda: checkpoints.saving_for() is not None
+  notices.save_seconds = lambda: checkpoints.save_seconds or 0.0
+  guard = Guard(session, directory.file(BAD_STEPS))
   try:
-    Loop(session, checkpoints, reporter, stop).run()
-    agreement.all_true(session.strategy, where, True)  # nobody leaves before the chief has saved
-  except tf.errors.DataLossError as error:
+    _to_the_end(Loop(session, checkpoints, reporter, guard, command.stop, phases, watchdog), phases)
+  except DATA_ERRORS as error:
     raise session.pipeline.corrupt(error) from error
-  except _PEER_ERRORS as error:
-    if where.num_workers == 1:
-      raise
-    raise RunAgain(
-      f'a worker was lost near step {session.state.progress.step}; start all again to go on from the newest checkpoint '
-      f'({error.message.splitlines()[0][:120]})'
-    ) from error
   finally:
+    phases.enter('save_block')
     checkpoints.close()
+    phases.enter('other')
     reporter.close()
+
+
+def _to_the_end(loop: Loop, phases: Any) -> None:
+  """Runs the loop; nobody leaves before the chief has saved, or a launcher would take it for a failure."""
+  stopped: RunAgain | None = None
+  try:
+    loop.run()
+  except RunAgain as error:
+    stopped = error
+  phases.enter('barrier')
+  try:
+    agreement.all_true(loop.session.strategy, loop.session.cluster, True)
+  except _PEER_ERRORS:
+    if stopped is None:
+      raise
+  if stopped is not None:
+    raise stopped
 
 
 def _newest_host(checkpoints: Checkpoints) -> dict | None:

@@ -36,6 +36,7 @@ def summary(
   evaluation: Mapping[str, float] | None = None,
   best: tuple[str, float, int] | None = None,
   rate: Rate,
+  goodput: str = '',
   places: Sequence[tuple[str, str]] = (),
 ) -> str:
   """What came out of an attempt.
@@ -47,6 +48,7 @@ def summary(
     evaluation: values of the last evaluation.
     best: name, value and step of the best evaluation.
     rate: of the attempt; compilation, evaluation and saves are not in it.
+    goodput: of the run, in a line.
     places: (what, path) of where things are.
   """
   done = step >= total_steps
@@ -58,6 +60,7 @@ def summary(
       ('best', f'{best[0]} {words.value(best[1])} at step {best[2]:,}' if best else ''),
       ('wall time', f'{words.duration(seconds)} (this attempt)'),
       ('throughput', _speed(rate)),
+      ('goodput', goodput),
       *places,
     ],
     title='Training is complete.' if done else 'Training has stopped before its end; the same command goes on.',

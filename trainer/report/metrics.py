@@ -72,15 +72,24 @@ class MetricsFile:
     self._seen.add((split, step))
 
   def sync(self) -> None:
-    """Returns when all rows are on the disk."""
+    """Returns when all rows are on the disk.
+
+    Raises:
+      ConfigError: the disk does not take them.
+    """
     if self._file is not None:
-      os.fsync(self._file)
+      try:
+        os.fsync(self._file)
+      except OSError as error:
+        raise self._unwritable(error) from error
 
   def close(self) -> None:
     if self._file is not None:
-      self.sync()
-      os.close(self._file)
-      self._file = None
+      try:
+        self.sync()
+      finally:
+        os.close(self._file)
+        self._file = None
 
   def _open(self) -> None:
     try:

@@ -100,6 +100,10 @@ class Progress:
       self._last_line = self._clock()
       self.print(self.line())
 
+  def rewind(self, step: int) -> None:
+    """The run has gone back to an earlier step."""
+    self._shown, self._since = _Shown(step), None
+
   def print(self, text: str) -> None:
     """Prints lines of text, above the bar where there is one."""
     if self._live:

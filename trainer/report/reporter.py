@@ -13,9 +13,10 @@ from typing import Any
 
 from absl import logging
 
-from trainer.errors import RunAgain
-from trainer.report import run_record, words
+from trainer.errors import ConfigError, RunAgain
+from trainer.report import goodput, run_record, words
 from trainer.report.banner import banner, summary
+from trainer.report.ledger import Ledger
 from trainer.report.metrics import MetricsFile
 from trainer.report.progress import Progress
 from trainer.report.tensorboard import TensorBoard
@@ -27,12 +28,15 @@ METRICS, RUN, TENSORBOARD, CHECKPOINTS = 'metrics.jsonl', 'run.json', 'tensorboa
 class Reporter:
   """The reports of one attempt."""
 
-  def __init__(self, directory: Any, session: Any, *, restored: int, changed: Sequence[str] = (), started: float):
+  def __init__(
+    self, directory: Any, session: Any, ledger: Ledger, *, restored: int, changed: Sequence[str] = (), started: float
+  ):
     """Takes back the rows of steps that will be done again, records the attempt and prints the banner.
 
     Args:
       directory: the work directory (trainer/train/workdir.py).
       session: the parts of the run (trainer/train/session.py).
+      ledger: where the time goes, open.
       restored: the step that was restored; 0 if none was.
       changed: one line per config field that differs from the attempt before.
       started: `time.monotonic()` at the start of the attempt.
@@ -40,11 +44,13 @@ class Reporter:
     Raises:
       ConfigError: a file in the work directory cannot be written to.
     """
-    self._directory, self._session, self._started, self._restored = directory, session, started, restored
+    self._directory, self._session, self._ledger = directory, session, ledger
+    self._started, self._restored = started, restored
     self._chief = session.cluster.is_chief
     self._throughput = Throughput(session.config.train.global_batch_size)
     self._train: Mapping[str, Any] = {}
     self._evaluation: Mapping[str, Any] = {}
+    self._unwritten: list[tuple[int, str, dict[str, Any], float]] = []  # rows that the disk did not take yet
     self._metrics = MetricsFile(directory.file(METRICS), writer=self._chief)
     self._metrics.drop_after(restored)
     self._tensorboard = TensorBoard(directory.file(TENSORBOARD), writer=self._chief, first_step=restored + 1)
@@ -67,35 +73,39 @@ class Reporter:
     return counts
 
   def trained(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes a row of split 'train': the values, and the rate since the last row.
-
-    Raises:
-      ConfigError: it cannot be written.
-    """
+    """Writes a row of split 'train': the values, and the rate since the last row."""
     rate = self._throughput.take_window()
     if not self._chief:
       return
     self._train = values
     speed = {'examples_per_second': rate.examples_per_second, 'step_milliseconds': rate.step_milliseconds}
-    self._metrics.write(step, 'train', {**values, **speed})
-    self._tensorboard.write(step, 'train', {**values, **speed})
+    self._write(step, 'train', {**values, **speed})
     self._progress.row(step, loss=values.get('loss'), learning_rate=values.get('learning_rate'), rate=rate)
 
   def evaluated(self, step: int, results: Mapping[str, Any]) -> None:
-    """Writes a row of split 'eval' and prints it.
-
-    Raises:
-      ConfigError: it cannot be written.
-    """
+    """Writes a row of split 'eval' and prints it."""
     if not self._chief:
       return
     self._evaluation = results
-    self._metrics.write(step, 'eval', results)
-    self._tensorboard.write(step, 'eval', results)
+    self._write(step, 'eval', results)
     self._progress.print(f'evaluation at step {step:,}: {words.values(results)}')
 
+  def rewind(self, step: int) -> None:
+    """Takes back the rows of later steps: the run has gone back to a checkpoint, and does them again."""
+    self._ledger.resumed(step)
+    self._unwritten = [row for row in self._unwritten if row[0] <= step]
+    self._metrics.drop_after(step)
+    self._throughput.take_window()
+    if self._chief:
+      self._progress.rewind(step)
+
   def sync(self) -> None:
-    """Returns when all that was written is on the disk: a checkpoint must not be newer than the rows before it."""
+    """Returns when all rows are on the disk: a checkpoint must not be newer than the rows before it.
+
+    Raises:
+      ConfigError: they cannot be written.
+    """
+    self._write_waiting()
     self._metrics.sync()
     self._tensorboard.sync()
 
@@ -106,10 +116,33 @@ class Reporter:
     """
     error = sys.exception()
     self._progress.close()
-    self._metrics.close()
-    self._tensorboard.close()
+    for last in (self._write_waiting, self._metrics.close, self._tensorboard.close):
+      try:
+        last()
+      except ConfigError as unwritable:
+        logging.error('%s', unwritable)
     if self._chief and (error is None or isinstance(error, RunAgain)):
       self._say(self._summary())
+
+  def _write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+    """Writes a row; one that the disk does not take is reported at once, kept, and tried again with the next.
+
+    A disk that is full is no reason to lose what was trained since the last checkpoint: room may be made.
+    """
+    failing = bool(self._unwritten)
+    self._unwritten.append((step, split, dict(values), time.time()))
+    try:
+      self._write_waiting()
+      self._tensorboard.write(step, split, values)
+    except ConfigError as error:
+      if not failing:
+        logging.error('%s; training goes on, and %d rows wait to be written', error, len(self._unwritten))
+
+  def _write_waiting(self) -> None:
+    while self._unwritten:
+      step, split, values, when = self._unwritten[0]
+      self._metrics.write(step, split, values, time=when)
+      del self._unwritten[0]
 
   def _say(self, text: str) -> None:
     logging.info('%s', text)
@@ -175,8 +208,18 @@ class Reporter:
       evaluation=self._evaluation,
       best=(session.best_metric, progress.best_value, progress.best_step) if has_best else None,
       rate=self._throughput.total,
+      goodput=self._goodput(),
       places=self._places(),
     )
+
+  def _goodput(self) -> str:
+    """Of the run up to now, over all attempts; '' where the ledger cannot be read."""
+    self._ledger.beat()
+    try:
+      return goodput.line(goodput.summarize(goodput.read(self._directory.path)))
+    except ConfigError as error:
+      logging.warning('%s', error)
+      return ''
 
 
 def _split_labels(lines: Sequence[str]) -> list[tuple[str, str]]:

@@ -34,6 +34,8 @@ _DISTRIBUTIONS = (
   'protobuf',
 )
 _GIT_SECONDS = 10
+# A run on preemptible machines may have thousands; the first, and the newest, are kept.
+_MOST_ATTEMPTS = 200
 
 
 def append(path: str, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def append(path: str, facts: Mapping[str, Any]) -> dict[str, Any]:
   }
   try:
     attempts = _earlier(path)
-    text = json.dumps({'attempts': [*attempts, record]}, indent=2) + '\n'
+    text = json.dumps({'attempts': _bounded([*attempts, record])}, indent=2) + '\n'
     durable.replace(path, text.encode())
   except OSError as error:
     raise ConfigError(
@@ -127,6 +129,10 @@ def _git(folder: str, *args: str) -> str | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return done.stdout.strip()
+
+
+def _bounded(attempts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  return attempts if len(attempts) <= _MOST_ATTEMPTS else [attempts[0], *attempts[1 - _MOST_ATTEMPTS :]]
 
 
 def _earlier(path: str) -> list[dict[str, Any]]:

@@ -61,14 +61,25 @@ class TensorBoard:
       raise self._unwritable(error) from error
 
   def sync(self) -> None:
-    """Returns when all points are on the disk."""
-    for file in self._splits.values():
-      file.sync()
+    """Returns when all points are on the disk.
+
+    Raises:
+      ConfigError: the disk does not take them.
+    """
+    try:
+      for file in self._splits.values():
+        file.sync()
+    except OSError as error:
+      raise self._unwritable(error) from error
 
   def close(self) -> None:
-    for file in self._splits.values():
-      file.close()
-    self._splits = {}
+    """As `sync`; no file is open afterwards."""
+    splits, self._splits = self._splits, {}
+    try:
+      for file in splits.values():
+        file.close()
+    except OSError as error:
+      raise self._unwritable(error) from error
 
   def _split(self, split: str) -> _EventFile:
     if split not in self._splits:
@@ -109,8 +120,10 @@ class _EventFile:
     os.fsync(self._file.fileno())
 
   def close(self) -> None:
-    self.sync()
-    self._file.close()
+    try:
+      self.sync()
+    finally:
+      self._file.close()
 
   def _restart(self, step: int) -> None:
     self._add(event_pb2.Event(step=step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))

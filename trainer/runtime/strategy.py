@@ -4,7 +4,8 @@ One CPU runs under TensorFlow's default strategy, which is no strategy at all: O
 ms per step there. One GPU has OneDeviceStrategy, whose iterator fetches the next batch to the device ahead. The
 others are MirroredStrategy, MultiWorkerMirroredStrategy and TPUStrategy.
 
-A strategy over several workers takes SIGTERM's handler for itself: install preemption handlers after `create`.
+A strategy over several workers takes SIGTERM's handler for itself, before the workers have met: the caller has to take
+it back (preemption.py).
 """
 
 from __future__ import annotations
@@ -19,26 +20,23 @@ from tensorflow.python.eager import context
 
 from trainer.errors import RunAgain
 from trainer.runtime.cluster import Cluster
-
-# Nodes of one job may boot, and import TensorFlow from a shared file system, minutes apart.
-START_TIMEOUT_SECONDS = 600.0
+from trainer.runtime.unlocked import unlocked_start
 
 
-def create(
-  cluster: Cluster, config: Any, start_timeout_seconds: float = START_TIMEOUT_SECONDS
-) -> tf.distribute.Strategy:
+def create(cluster: Cluster, config: Any) -> tf.distribute.Strategy:
   """The strategy of this cluster. To be called once, before anything runs on a device.
 
   It also makes ops deterministic where `config.deterministic` says so (a random op without a seed is an error then),
   splits the CPU into logical devices, hides the GPUs that are not this process', and lets GPU memory grow.
 
   Several workers meet here. TensorFlow's own limit for that is an hour on the workers and none on the chief, which
-  would wait for ever for a worker that never comes; here both wait `start_timeout_seconds`.
+  would wait for ever for a worker that never comes; here both wait `faults.start_timeout_seconds`: nodes of one job may
+  boot, and import TensorFlow from a shared file system, minutes apart. From then on a worker that is silent for
+  `faults.heartbeat_timeout_seconds` counts as lost: what the others wait for raises an error.
 
   Args:
     cluster: what `discover` found.
-    config: the run's config; reads `deterministic`.
-    start_timeout_seconds: how long the workers wait for each other.
+    config: the run's config; reads `deterministic` and `faults`.
 
   Raises:
     RunAgain: a worker did not come in time, or this one's port is taken. The process has to be started again:
@@ -52,7 +50,7 @@ def create(
     tf.tpu.experimental.initialize_tpu_system(resolver)
     strategy = tf.distribute.TPUStrategy(resolver)
   elif cluster.strategy == 'multi_worker':
-    strategy = _multi_worker(cluster, start_timeout_seconds)
+    strategy = _multi_worker(cluster, config.faults)
   elif cluster.strategy == 'mirrored':
     strategy = tf.distribute.MirroredStrategy(
       [f'{cluster.device_kind.upper()}:{device}' for device in range(cluster.local_devices)]
@@ -83,7 +81,7 @@ def _configure_devices(cluster: Cluster) -> None:
       tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cluster.local_devices)
 
 
-def _multi_worker(cluster: Cluster, start_timeout_seconds: float) -> tf.distribute.Strategy:
+def _multi_worker(cluster: Cluster, faults: Any) -> tf.distribute.Strategy:
   """MultiWorkerMirroredStrategy over all workers, each as task `worker_index` of one job 'worker'."""
   on_gpus = cluster.device_kind == 'gpu'
   resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -97,17 +95,18 @@ def _multi_worker(cluster: Cluster, start_timeout_seconds: float) -> tf.distribu
   options = tf.distribute.experimental.CommunicationOptions(
     implementation=implementation.NCCL if on_gpus else implementation.RING
   )
-  _limit_start(cluster, start_timeout_seconds)
+  _limit_waiting(cluster, faults)
   try:
-    if not on_gpus and cluster.local_devices > 1:
-      return _LogicalCpus(resolver, options, cluster.local_devices)
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    with unlocked_start():
+      if not on_gpus and cluster.local_devices > 1:
+        return _LogicalCpus(resolver, options, cluster.local_devices)
+      return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
   except tf.errors.OpError as error:
-    raise RunAgain(_start_failure(cluster, error, start_timeout_seconds)) from error
+    raise RunAgain(_start_failure(cluster, error, faults.start_timeout_seconds)) from error
 
 
-def _limit_start(cluster: Cluster, timeout_seconds: float) -> None:
-  """Has the strategy's coordination service wait for all workers at its start, but not longer than this.
+def _limit_waiting(cluster: Cluster, faults: Any) -> None:
+  """Has the strategy's coordination service wait for all workers at its start, but not longer than the config says.
 
   There is no public setting; the strategy keeps what it finds configured in TensorFlow's context.
   """
@@ -116,7 +115,8 @@ def _limit_start(cluster: Cluster, timeout_seconds: float) -> None:
     service_type='standalone',
     service_leader='/job:worker/replica:0/task:0',
     coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name='worker', num_tasks=cluster.num_workers)],
-    cluster_register_timeout_in_ms=int(timeout_seconds * 1000),
+    cluster_register_timeout_in_ms=int(faults.start_timeout_seconds * 1000),
+    heartbeat_timeout_in_ms=int(faults.heartbeat_timeout_seconds * 1000),
   )
   ctx.coordination_service.cluster_register_with_barrier = True
 

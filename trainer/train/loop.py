@@ -12,16 +12,23 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from trainer.checkpoint import Checkpoints
-from trainer.errors import DivergedError, RunAgain
+from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer.errors import ConfigError, RunAgain
+from trainer.report import words
 from trainer.report.reporter import Reporter
+from trainer.runtime.phases import Phases
 from trainer.runtime.preemption import Stop
+from trainer.runtime.watchdog import Watchdog
+from trainer.train.guard import Guard
 from trainer.train.session import Session
-from trainer.train.step import FACTS, FIXED_SUMS
+from trainer.train.state import Progress
+from trainer.train.step import FACTS, FIXED_SUMS, Rows
 
 # A block aims at this length, so that the host costs little and a notice to stop is heard soon.
 _BLOCK_SECONDS = 0.5
@@ -31,41 +38,66 @@ _LONGEST_BLOCK = 2000
 class Loop:
   """One process's share of a run, from the restored step to the last."""
 
-  def __init__(self, session: Session, checkpoints: Checkpoints, reporter: Reporter, stop: Stop):
-    self.session, self.config, self.progress = session, session.config, session.state.progress
-    self.checkpoints, self.reporter, self.stop = checkpoints, reporter, stop
+  def __init__(
+    self,
+    session: Session,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    guard: Guard,
+    stop: Stop,
+    phases: Phases,
+    watchdog: Watchdog,
+  ):
+    self.session, self.config, self.checkpoints, self.reporter = session, session.config, checkpoints, reporter
+    self.guard, self.stop, self.phases, self.watchdog = guard, stop, phases, watchdog
     self.step = session.train_step()
     self.evaluator = session.evaluator()
     self.total = session.config.train.steps
     self.metric: float | None = None  # of the evaluation at the current step, if there was one
     self.saved_step, self.saved_at = self.progress.step, time.monotonic()
-    self.stopping = self.save_asked = False
+    # A run that may have to go back needs a checkpoint of its start.
+    self.save_asked = self.guard.rolls_back and not checkpoints.steps()
+    if self.save_asked:
+      self.saved_step = -1
+    self.stopping = False
+    self.iterator: Any = None
+    self.compiled = False
     # The first block is one step: it holds the compilation, and is not measured.
     self.block_steps, self.step_seconds = 1, 0.0
+    self.blocks_began = (time.monotonic(), time.monotonic())  # the block before, and the one under way
+
+  @property
+  def progress(self) -> Progress:
+    """Of the state as it is now; restoring a checkpoint replaces it."""
+    return self.session.state.progress
 
   def run(self) -> None:
     """Trains to the last step.
 
     Raises:
-      DivergedError: a step was not finite, and the config says to end the run then.
-      RunAgain: all processes agreed to stop; the state is saved.
+      DivergedError: a step was not finite or a spike, and the config says to end the run then.
+      RunAgain: all processes agreed to stop; the state is saved as far as it could be.
       CheckpointError: saves keep failing, or the last one failed.
     """
-    iterator = None
     while True:
       if self._evaluation_is_due():
+        self.phases.enter('eval')
         self._evaluate()
       if self._save_is_due():
+        self.phases.enter('save_block')
         self._save()
       if self.stopping:
-        self.checkpoints.wait()
-        raise RunAgain(f'{self.stop.reason or "another worker was told to stop"}; step {self.progress.step} is saved')
+        self.phases.enter('save_block')
+        self._leave()
       if self.progress.step == self.total:
+        self.phases.enter('save_block')
         self.checkpoints.wait()
         return
-      if iterator is None:
-        iterator = iter(self.session.pipeline.train(self.session.strategy, self.progress.step))
-      self._run_block(iterator)
+      if self.iterator is None:
+        self.phases.enter('seek')
+        first_batch = self.progress.step + self.progress.skipped_batches
+        self.iterator = iter(self.session.pipeline.train(self.session.strategy, first_batch))
+      self._run_block()
       self._log_if_due()
 
   # -- evaluate ------------------------------------------------------------------------------------------------------
@@ -94,30 +126,87 @@ class Loop:
 
   def _save_is_due(self) -> bool:
     step, every = self.progress.step, self.config.checkpoint.every_steps
-    asked = self.stopping or self.save_asked or step == self.total or self.progress.best_step == step
-    return step != self.saved_step and (asked or bool(every and step % every == 0))
+    asked = self.stopping or self.save_asked or step == self.total or (step > 0 and self.progress.best_step == step)
+    return step != self.saved_step and (asked or bool(every and step and step % every == 0))
 
   def _save(self) -> None:
     if self.session.cluster.is_chief:
-      self.reporter.sync()
-      self.checkpoints.save(self.progress.step, self.session.state.snapshot(), self.session.host(), metric=self.metric)
+      if self.stopping and not self._fits_before_the_end():
+        return
+      try:
+        self.reporter.sync()
+        self.checkpoints.save(
+          self.progress.step, self.session.state.snapshot(), self.session.host(), metric=self.metric
+        )
+      except ConfigError as error:  # a checkpoint must not be newer than the rows of metrics before it
+        self.checkpoints.refused(self.progress.step, error)
+      except CheckpointError:
+        if not self.stopping:
+          raise
+        return  # `_leave` says what is saved, and what is not
     self.saved_step, self.saved_at, self.save_asked = self.progress.step, time.monotonic(), False
+
+  def _fits_before_the_end(self) -> bool:
+    """Whether to begin a save though this machine will be taken away soon.
+
+    A save that is cut short costs nothing: what was complete stays so. But one that is under way already must not be
+    given up for a newer one that cannot be completed.
+    """
+    typical, running = self.checkpoints.save_seconds, self.checkpoints.saving_for()
+    if typical is None:
+      return True
+    left = self.stop.grace_left(self.config.faults.grace_seconds)
+    if left is None:
+      # A notice to another worker: it came before the block that carried it here, and after the one before that.
+      left = self.config.faults.grace_seconds - (time.monotonic() - self.blocks_began[0])
+    needed = typical + (0.0 if running is None else max(0.0, typical - running))
+    if needed <= left:
+      return True
+    logging.warning(
+      'a save takes %s, %s of grace are left%s (faults.grace_seconds, checkpoint.every_seconds)',
+      *(words.duration(typical), words.duration(max(0.0, left))),
+      ': it is tried' if running is None else ', and one is under way: only that one is completed',
+    )
+    return running is None
+
+  def _leave(self) -> None:
+    """Ends the attempt, once the save under way has ended."""
+    reason, step = self.stop.reason or 'another worker was told to stop', self.progress.step
+    if not self.session.cluster.is_chief:
+      raise RunAgain(f'{reason}; at step {step}, which the chief saves')
+    try:
+      self.checkpoints.wait()
+    except CheckpointError as error:
+      logging.error('%s', error)
+    newest = max(self.checkpoints.steps(), default=0)
+    saved = f'step {step} is saved' if newest == step else f'step {step} is not saved, step {newest} is'
+    raise RunAgain(f'{reason}; {saved}')
 
   # -- run -----------------------------------------------------------------------------------------------------------
 
-  def _run_block(self, iterator) -> None:
+  def _run_block(self) -> None:
     steps = min(self.block_steps, self._steps_to_next_event())
     every_seconds = self.config.checkpoint.every_seconds
-    save = every_seconds > 0 and time.monotonic() - self.saved_at > every_seconds
     chief = self.session.cluster.is_chief
-    control = [self.stop.requested, save and chief, self._wanted_block_steps() if chief else 0]
+    save = chief and every_seconds > 0 and time.monotonic() - self.saved_at > every_seconds
+    save = self.stop.take_save_request() or save
+    control = [self.stop.requested, save, self._wanted_block_steps() if chief else 0]
+    self.phases.enter('step' if self.compiled else 'compile')
+    self.watchdog.block(steps)
     started = time.monotonic()
+    self.blocks_began = self.blocks_began[1], started
     first = tf.constant(self.progress.step, tf.int64)
-    rows = self.step.run(iterator, first, tf.constant(steps), tf.constant(control, tf.float32)).numpy()
+    rows, waited = self.step.run(self.iterator, first, tf.constant(steps), tf.constant(control, tf.float32))
+    rows = self.step.split(rows.numpy())
     seconds = time.monotonic() - started
-    self._take(rows)
+    self.compiled, self.stop.at_once = True, False  # from now on there is something to save
+    rollback = self._take(rows)
+    self.phases.progress(self.progress.step, seconds, float(waited.numpy()))
     if self.reporter.block(self.progress.step, steps, seconds):
       self.step_seconds = seconds / steps
+      self.watchdog.measured(self.step_seconds)
+    if rollback is not None:
+      self._roll_back(rollback)
 
   def _steps_to_next_event(self) -> int:
     config, step = self.config, self.progress.step
@@ -132,36 +221,37 @@ class Loop:
       return 1
     return max(1, min(int(_BLOCK_SECONDS / self.step_seconds), 4 * self.block_steps, _LONGEST_BLOCK))
 
-  def _take(self, rows: np.ndarray) -> None:
-    """Takes the rows of a block into the progress; float32 [steps, M]."""
+  def _take(self, rows: Rows) -> int | None:
+    """Takes the rows of a block into the progress; returns the step for which to roll back, or None."""
     progress, first = self.progress, self.progress.step + 1
-    progress.step += len(rows)
+    progress.step += len(rows.main)
     self.metric = None
-    stop, save, block_steps = (rows[-1, FIXED_SUMS.index(name)] for name in ('stop', 'save', 'block_steps'))
-    self.stopping, self.save_asked = stop > 0, save > 0
+    stop, save, block_steps = (rows.sum(name)[-1] for name in ('stop', 'save', 'block_steps'))
+    self.stopping, self.save_asked = bool(stop > 0), bool(save > 0)
     self.block_steps = int(block_steps) // self.session.cluster.local_devices  # each of the chief's replicas says it
-    finite = rows[:, FACTS.index('finite') - len(FACTS)] > 0
-    if not finite.all():
-      self._not_finite(rows, finite, first)
-    rows = rows.astype(np.float64)[finite]
-    if len(rows):
+    applied, rollback = self.guard.judge(rows, first)
+    main = rows.main.astype(np.float64)[applied]
+    if len(main):
       # Added one after another, so that the sum does not depend on where the blocks end.
-      window = np.asarray(progress.window or np.zeros(rows.shape[1]))
-      progress.window = np.add.accumulate(np.concatenate([window[None], rows]))[-1].tolist()
-    progress.window_steps += len(rows)
+      window = np.asarray(progress.window or np.zeros(main.shape[1]))
+      progress.window = np.add.accumulate(np.concatenate([window[None], main]))[-1].tolist()
+    progress.window_steps += len(main)
+    return rollback
 
-  def _not_finite(self, rows: np.ndarray, finite: np.ndarray, first: int) -> None:
-    """Counts the steps that were not applied, or ends the run."""
-    bad = int(np.argmin(finite))
-    self.progress.skipped_steps += int((~finite).sum())
-    loss_scale = rows[bad, FACTS.index('loss_scale') - len(FACTS)]
-    if loss_scale > 1 or self.config.train.on_nonfinite == 'skip':
-      return  # a loss scale that was too large is halved; that is how it is found
-    loss = rows[bad, FIXED_SUMS.index('loss')] / rows[bad, FIXED_SUMS.index('weight')]
-    raise DivergedError(
-      f'step {first + bad}: the loss ({loss:g}) or its gradient is not finite; step {self.saved_step} is saved. '
-      "Lower optimizer.learning_rate, set optimizer.clip_norm, or skip such steps with train.on_nonfinite='skip'"
-    )
+  def _roll_back(self, bad: int) -> None:
+    """Restores the last checkpoint, and leaves out the batches from there to that of the bad step."""
+    self.phases.enter('restore')
+    before = self.progress
+    restored = self.session.restore_newest(self.checkpoints)
+    if restored < 0:
+      raise CheckpointError(f'step {bad} is to be rolled back, but there is no checkpoint that is intact')
+    self.progress.rollbacks = before.rollbacks + 1
+    self.progress.skipped_batches = before.skipped_batches + bad - restored
+    self.phases.enter('restore', restored)
+    self.reporter.rewind(restored)
+    # Saved again, so that a kill does not make it forget the rollback; of the same rank as before.
+    self.metric, self.saved_step, self.save_asked = self.checkpoints.metric(restored), -1, True
+    self.iterator = None
 
   # -- log -----------------------------------------------------------------------------------------------------------
 
@@ -185,6 +275,7 @@ class Loop:
     values |= {'gradient_norm': facts['gradient_norm'], 'learning_rate': facts['learning_rate']}
     if self.step.scaled:
       values['loss_scale'] = facts['loss_scale']
-    if progress.skipped_steps:
-      values['skipped_steps'] = progress.skipped_steps
+    for name in ('overflowed_steps', 'skipped_steps', 'rollbacks'):
+      if getattr(progress, name):
+        values[name] = getattr(progress, name)
     return {name: float(value) for name, value in values.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -65,16 +66,15 @@ class Session:
     self.state.restore_host(restored.host['progress'])
 
   def restore_newest(self, checkpoints: Checkpoints) -> int:
-    """Restores the newest intact checkpoint on all processes; the chief chooses. Returns its step, or 0 if there is
-    none.
+    """Restores the newest intact checkpoint on all processes; the chief chooses. Returns its step, -1 if there is none.
 
     Raises:
       ConfigError: as `restore`; or a process cannot read what the chief can.
     """
     found = checkpoints.newest_intact() if self.cluster.is_chief else None
-    step = agreement.from_chief(self.strategy, self.cluster, found.step if found else 0)
+    step = agreement.from_chief(self.strategy, self.cluster, found.step if found else -1)
     problem = ''
-    if step and not found:
+    if step >= 0 and not found:
       try:
         found = checkpoints.restore(step)
       except Exception as error:  # noqa: BLE001  (whatever it is, the others must hear of it)
@@ -89,13 +89,19 @@ class Session:
     return step
 
 
-def build(config, where: cluster.Cluster, task_state: dict[str, Any] | None = None) -> Session:
+def build(
+  config,
+  where: cluster.Cluster,
+  task_state: dict[str, Any] | None = None,
+  on_strategy: Callable[[], None] = lambda: None,
+) -> Session:
   """Builds everything up to the first weights.
 
   Args:
     config: checked.
     where: the cluster that was discovered.
     task_state: what the task learnt from the training split in an earlier attempt, out of a checkpoint.
+    on_strategy: called when the strategy is there, which has put its own handler in the place of SIGTERM's.
 
   Raises:
     ConfigError: the machine, the data, the task or the model cannot serve the config.
@@ -103,6 +109,7 @@ def build(config, where: cluster.Cluster, task_state: dict[str, Any] | None = No
   config_lib.check_topology(config, where.replicas, where.num_workers)
   how = precision.choose(config, where)
   distribution = strategy.create(where, config)
+  on_strategy()
   digest = _digest(config, how)
   if not agreement.all_true(distribution, where, agreement.from_chief(distribution, where, digest) == digest):
     raise ConfigError(

@@ -10,16 +10,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_SPIKE = ('mean', 'variance', 'count')
+
 
 @dataclasses.dataclass
 class Progress:
   """The host's share of the state; JSON-able, and exact when read back.
 
   Attributes:
-    step: optimizer steps done, skipped ones included; the data position is step x global batch size.
+    step: optimizer steps done, skipped ones included; (step + skipped_batches) x batch size is the data position.
     evaluated_step: the step of the last evaluation; -1: none yet.
     best_step, best_value: the best evaluation so far; -1: none yet.
-    skipped_steps: steps whose gradient was not finite and was not applied.
+    overflowed_steps: steps that were not applied because the loss scale was too large.
+    skipped_steps: steps that were not applied because they were not finite or a spike (train.on_nonfinite, on_spike).
+    rollbacks: times that the run went back to a checkpoint.
+    skipped_batches: global batches that were left out by that: step s is trained on batch s + skipped_batches.
     window: sums of the step's row (trainer/train/step.py) since the last row of metrics, and how many steps they hold.
   """
 
@@ -27,7 +32,10 @@ class Progress:
   evaluated_step: int = -1
   best_step: int = -1
   best_value: float = 0.0
+  overflowed_steps: int = 0
   skipped_steps: int = 0
+  rollbacks: int = 0
+  skipped_batches: int = 0
   window: list[float] = dataclasses.field(default_factory=list)
   window_steps: int = 0
 
@@ -35,9 +43,10 @@ class Progress:
 class TrainState:
   """The model, the optimizer, the average of the weights, the loss scale and the progress of one run.
 
-  Built in the strategy's scope. Variables are named 'model/PATH', 'optimizer/PATH', 'ema/PATH' and 'loss_scale/...';
-  the names do not depend on the process or the topology. The states of Keras' seed generators are left out: the step
-  sets them from (seed, step, replica) each time.
+  Built in the strategy's scope. Variables are named 'model/PATH', 'optimizer/PATH', 'ema/PATH', 'loss_scale/...' and
+  'spike/...' (running mean and variance of the loss, over how many steps, for train.spike_deviations); the names do not
+  depend on the process or the topology. The states of Keras' seed generators are left out: the step sets them from
+  (seed, step, replica) each time.
   """
 
   def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, *, ema: bool, loss_scale: float):
@@ -52,11 +61,13 @@ class TrainState:
     self.ema = [_variable(v.value, f'ema_{v.name}') for v in self.trainable] if ema else []
     self.loss_scale = _variable(loss_scale, 'loss_scale')
     self.good_steps = _variable(0, 'good_steps', dtype='int32')
+    self.spike = [_variable(0.0, f'spike_{name}') for name in _SPIKE]
     self.variables: dict[str, keras.Variable] = {}
     self._add('model', model.weights, [v.path for v in model.weights])
     self._add('optimizer', optimizer.variables, _stable_names(optimizer.variables))
     self._add('ema', self.ema, [v.path for v in self.trainable])
     self._add('loss_scale', [self.loss_scale, self.good_steps], ['scale', 'good_steps'])
+    self._add('spike', self.spike, list(_SPIKE))
 
   def _add(self, prefix: str, variables: list[keras.Variable], names: list[str]) -> None:
     for name, variable in zip(names, variables, strict=False):

@@ -5,12 +5,16 @@ pays). One all-reduce sums them over the replicas. The rest (`_update`) runs on 
 numbers: divide by the global sum of weights and the loss scale, check, clip, apply, average. A model is called
 without writing to a variable (`stateless_call`), so the same function serves XLA, micro-batches and averaged weights.
 
-The row of a step is a float32 vector: the sums of FIXED_SUMS, then the task's metric sums, then FACTS.
+The row of a step is a float32 vector: the sums of FIXED_SUMS, the task's metric sums, FACTS, and last what tells where
+a number that is not finite came from (`Rows` takes it apart).
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.optim import optimizers
@@ -19,14 +23,41 @@ from trainer.train.reduction import Packing
 from trainer.train.state import TrainState
 
 # Sums over replicas. `loss`, `weight` and `regularization` are sums over examples; `stop` counts the replicas whose
-# process was told to stop; `save` and `block_steps` are what the chief asks of all, times its replicas.
+# process was told to stop, `save` those whose process wants a checkpoint; `block_steps` is what the chief asks of all,
+# times its replicas.
 FIXED_SUMS = ('loss', 'weight', 'regularization', 'stop', 'save', 'block_steps')
 # Known after the reduction, the same on all replicas.
-FACTS = ('gradient_norm', 'finite', 'learning_rate', 'loss_scale')
+FACTS = ('gradient_norm', 'finite', 'spike', 'learning_rate', 'loss_scale')
 
 # Dynamic loss scale (Micikevicius et al., Mixed Precision Training, 2018, section 3.2), with the usual constants.
 FIRST_LOSS_SCALE = 2.0**15
 LOSS_SCALE_GROWTH_STEPS = 2000
+
+# Steps over which the mean and variance of the loss run, by which a spike is told; and none is before that many.
+SPIKE_STEPS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """The rows of a block of steps, taken apart; S steps, R replicas, P trainable variables.
+
+  Attributes:
+    main: float32 [S, M]: FIXED_SUMS, metric sums, FACTS.
+    faults: float32 [S, R]: above 0 where a replica's own loss or gradient was not finite; [S, 0] with one replica.
+    squares: float32 [S, P]: half the squared norm of the reduced gradient of each variable, before it is unscaled.
+  """
+
+  main: np.ndarray
+  faults: np.ndarray
+  squares: np.ndarray
+
+  def sum(self, name: str) -> np.ndarray:
+    """[S], one of FIXED_SUMS."""
+    return self.main[:, FIXED_SUMS.index(name)]
+
+  def fact(self, name: str) -> np.ndarray:
+    """[S], one of FACTS."""
+    return self.main[:, FACTS.index(name) - len(FACTS)]
 
 
 class TrainStep:
@@ -34,14 +65,16 @@ class TrainStep:
 
   def __init__(self, config, strategy: tf.distribute.Strategy, state: TrainState, task, precision: Precision):
     self.strategy, self.state, self.task, self.model = strategy, state, task, state.model
-    self.seed = config.seed
+    self.seed, self.deterministic = config.seed, config.deterministic
     self.batch_size = config.train.global_batch_size
     self.micro_batches = config.train.micro_batches
     self.clip_norm = config.optimizer.clip_norm
     self.ema_decay = config.optimizer.ema_decay
     self.scaled = precision.policy == 'mixed_float16'
-    # A branch costs 0.03 ms, so there is none where a step that is not finite ends the run.
-    self.skips = self.scaled or config.train.on_nonfinite == 'skip'
+    # A branch costs 0.03 ms, so there is none where a step that is not finite ends the run or is undone.
+    self.skips_nonfinite = self.scaled or config.train.on_nonfinite == 'skip'
+    self.spike_deviations = config.train.spike_deviations
+    self.skips_spikes = bool(self.spike_deviations) and config.train.on_spike == 'skip'
     self.replicas = strategy.num_replicas_in_sync
     weights = {id(v) for v in self.model.weights}
     self.buffers = self.model.non_trainable_variables
@@ -56,23 +89,39 @@ class TrainStep:
       self._update_fn = tf.function(self._update, jit_compile=True, autograph=False)
 
   @tf.function
-  def run(self, iterator, first_step: tf.Tensor, steps: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
+  def run(self, iterator, first_step: tf.Tensor, steps: tf.Tensor, control: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Runs a block of steps without returning to the host.
 
     Args:
       iterator: of a distributed dataset of batches.
       first_step: int64, steps done before the block.
       steps: int32, steps in the block.
-      control: float32 [3], this process's `stop`, `save` and `block_steps`; the last two are 0 but for the chief's.
+      control: float32 [3], this process's `stop`, `save` and `block_steps`; the last is 0 but for the chief's.
 
     Returns:
-      float32 [steps, M], the row of each step.
+      float32 [steps, M + R + P], the row of each step (`split`); float64 scalar, seconds in which the host waited for
+      input, NaN where that is not measured. An accelerator may have been busy with the step before meanwhile, so there
+      it is an upper bound.
     """
-    rows = tf.TensorArray(tf.float32, size=steps)
+    rows, waited = tf.TensorArray(tf.float32, size=steps), tf.constant(0.0, tf.float64)
     for i in tf.range(steps):
-      row = self.strategy.run(self._replica_step, args=(next(iterator), first_step + tf.cast(i, tf.int64), control))
+      asked = self._clock()
+      batch = next(iterator)
+      waited += self._clock() - asked
+      row = self.strategy.run(self._replica_step, args=(batch, first_step + tf.cast(i, tf.int64), control))
       rows = rows.write(i, self.strategy.experimental_local_results(row)[0])
-    return rows.stack()
+    return rows.stack(), waited
+
+  def _clock(self) -> tf.Tensor:
+    """Seconds, float64. TensorFlow has one clock for graphs, and forbids it where ops are to be deterministic."""
+    return tf.constant(np.nan, tf.float64) if self.deterministic else tf.timestamp()
+
+  def split(self, rows: np.ndarray) -> Rows:
+    """Takes the rows of `run` apart."""
+    variables = len(self.state.trainable)
+    replicas = self.replicas if self.replicas > 1 else 0
+    end = rows.shape[1] - variables
+    return Rows(rows[:, : end - replicas], rows[:, end - replicas : end], rows[:, end:])
 
   @tf.autograph.experimental.do_not_convert
   def _replica_step(self, batch: dict, step: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
@@ -94,10 +143,24 @@ class TrainStep:
     else:
       gradients, buffers, sums = self._accumulate(batch, parameters, buffers, scale, step, replica)
     # The sums stay apart until the row is made: the weight is known before the gradients, and need not wait for them.
-    tensors = [*gradients, *(buffers[i] for i in self.statistics), *sums, control]
+    tensors = [
+      *gradients,
+      *(buffers[i] for i in self.statistics),
+      *sums,
+      self._fault(gradients, sums, replica),
+      control,
+    ]
     if self._packing is None:
       self._packing = Packing([tuple(t.shape) for t in tensors], self.replicas)
     return self._packing.pack(tensors), [buffers[i] for i in self.counters]
+
+  def _fault(self, gradients: list[tf.Tensor], sums: list[tf.Tensor], replica: tf.Tensor) -> tf.Tensor:
+    """float32 [R]: 1 at this replica's place if its own loss or gradient is not finite. With one replica, [0]."""
+    if self.replicas == 1:
+      return tf.zeros([0])
+    squares = tf.add_n([tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in gradients])
+    faulty = ~(tf.math.is_finite(squares) & tf.math.is_finite(sums[0]))
+    return tf.one_hot(replica, self.replicas) * tf.cast(faulty, tf.float32)
 
   def _accumulate(self, batch: dict, parameters, buffers, scale, step, replica):
     """The same sums over micro-batches, one after another, in the memory of one."""
@@ -164,11 +227,13 @@ class TrainStep:
     assert self._packing
     tensors = self._packing.unpack(packed)
     state, count = self.state, len(self.state.trainable)
-    gradients, statistics = tensors[:count], tensors[count:-5]
-    loss, weight, penalty, metrics, control = tensors[-5:]
+    gradients, statistics = tensors[:count], tensors[count:-6]
+    loss, weight, penalty, metrics, faults, control = tensors[-6:]
     loss_scale = tf.convert_to_tensor(state.loss_scale.value)
     unscale = tf.math.divide_no_nan(float(self.batch_size), loss_scale * weight)
-    norm = tf.linalg.global_norm(gradients) * unscale
+    # The parts of the global norm stay in the row: they tell which gradient was not finite.
+    squares = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])
+    norm = tf.sqrt(2.0 * tf.reduce_sum(squares)) * unscale
     # The norm and the loss are finite exactly when all is; NaN and inf do not cancel in a sum of squares.
     finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
     for statistic in statistics:
@@ -177,6 +242,9 @@ class TrainStep:
     if self.clip_norm:
       factor *= tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-30))
     rate = optimizers.learning_rate(state.optimizer)
+    spike = tf.constant(False)
+    if self.spike_deviations:
+      spike = self._is_spike(tf.math.divide_no_nan(loss, weight), finite)
 
     def apply():
       state.optimizer.apply_at(rate, [gradient * factor for gradient in gradients])
@@ -187,14 +255,37 @@ class TrainStep:
         self.buffers[i].assign(counter)
       return tf.constant(True)
 
-    if self.skips:
-      tf.cond(finite, apply, lambda: tf.constant(False))
+    good = tf.constant(True)
+    if self.skips_nonfinite:
+      good &= finite
+    if self.skips_spikes:
+      good &= ~spike
+    if self.skips_nonfinite or self.skips_spikes:
+      tf.cond(good, apply, lambda: tf.constant(False))
     else:
-      apply()  # the loop ends the run before anything of such a step is saved
+      apply()  # the loop ends the run, or restores a checkpoint, before anything of such a step is saved
     if self.scaled:
       self._adjust_loss_scale(finite)
-    facts = [norm, tf.cast(finite, tf.float32), rate, loss_scale]
-    return tf.concat([[loss, weight, penalty], control, metrics, facts], 0)
+    facts = [norm, tf.cast(finite, tf.float32), tf.cast(spike, tf.float32), rate, loss_scale]
+    return tf.concat([[loss, weight, penalty], control, metrics, facts, faults, squares], 0)
+
+  def _is_spike(self, loss: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
+    """Whether the loss lies too far above its running mean; then moves mean and variance.
+
+    Both run with equal weights at first, and exponentially from SPIKE_STEPS on (Finch, Incremental calculation of
+    weighted mean and variance, 2009, section 9). A spike moves them as far as the highest loss that is none would, so
+    that they follow when the losses stay there. A loss that is not finite is no spike, and moves nothing.
+    """
+    mean, variance, count = (variable.value for variable in self.state.spike)
+    limit = mean + self.spike_deviations * tf.sqrt(variance)
+    spike = finite & (count >= SPIKE_STEPS) & (loss > limit)
+    taken = tf.where(spike, limit, loss)
+    share = 1.0 / tf.minimum(count + 1.0, float(SPIKE_STEPS))
+    difference = taken - mean
+    after = [mean + share * difference, (1.0 - share) * (variance + share * difference**2), count + 1.0]
+    for variable, before, value in zip(self.state.spike, (mean, variance, count), after, strict=True):
+      variable.assign(tf.where(finite, value, before))
+    return spike
 
   def _average(self) -> None:
     """EMA of the weights; the decay rises as (1 + n) / (10 + n), so that the first weights do not linger."""

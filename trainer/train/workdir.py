@@ -11,6 +11,7 @@ from typing import IO, Any
 from trainer import config as config_lib
 from trainer import durable
 from trainer.errors import ConfigError
+from trainer.runtime.notices import STOP_FILE
 
 CONFIG = 'config.json'
 _LOCK = 'run.lock'
@@ -41,7 +42,7 @@ class Workdir:
     """
     try:
       os.makedirs(self.path, exist_ok=True)
-      entries = set(os.listdir(self.path))
+      entries = set(os.listdir(self.path)) - {STOP_FILE}
       # The lock is the first thing that a run makes: a kill may leave it with nothing, or half a file, beside it.
       if entries and not entries & {_LOCK, CONFIG}:
         raise ConfigError(

@@ -8,7 +8,8 @@ from trainer.errors import EXIT_RUN_AGAIN, RunAgain
 from trainer.runtime import cluster, strategy
 
 try:
-  strategy.create(cluster.discover(config()), config(), start_timeout_seconds=float(sys.argv[1]))
+  settings = config(start_timeout_seconds=float(sys.argv[1]))
+  strategy.create(cluster.discover(settings), settings)
 except RunAgain as error:
   print(error)
   sys.exit(EXIT_RUN_AGAIN)
