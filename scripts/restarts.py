@@ -4,8 +4,8 @@ An attempt that ends with 0 (complete), 2 (a mistake of the user's) or 3 (diverg
 followed by another attempt: 75 (stopped, run me again), a signal, any other code. Progress is a complete checkpoint of
 a later step than there ever was; without it in --attempts attempts in a row we give up.
 
-There is no wait after an attempt that made progress and ended with 75. Otherwise the wait is --backoff_seconds, twice
-that the next time, and so on up to a minute; progress begins it anew. There is no restart after SIGTERM or SIGINT, nor
+There is no wait after an attempt that made progress. Otherwise the wait is --backoff_seconds, twice that the next time,
+and so on up to a minute; progress begins it anew. There is no restart after SIGTERM or SIGINT, nor
 while the file STOP lies in the work directory.
 
 The trainer is not imported here: it takes seconds, and this must start at once.
@@ -51,22 +51,19 @@ class Policy:
     self._wait = backoff_seconds
     self._furthest = -1 if step is None else step
 
-  def wait_seconds(self, code: int, step: int | None) -> float | None:
+  def wait_seconds(self, step: int | None) -> float | None:
     """How long to wait before the next attempt; None: there is to be none.
 
     Args:
-      code: what the attempt ended with, not one of FINAL.
       step: newest complete checkpoint now; None: there is none.
     """
     # Not only newer than before this attempt: a run that goes back and forth between two steps makes no progress.
     if step is not None and step > self._furthest:
       self._furthest, self.fruitless, self._wait = step, 0, self._first
-      if code == RUN_AGAIN:
-        return 0.0
-    else:
-      self.fruitless += 1
-      if self.fruitless >= self._attempts:
-        return None
+      return 0.0
+    self.fruitless += 1
+    if self.fruitless >= self._attempts:
+      return None
     wait = self._wait
     self._wait = min(2 * wait, max(LONGEST_SECONDS, self._first))
     return wait
@@ -102,7 +99,7 @@ def run(name: str, options: argparse.Namespace, args: Sequence[str], attempt: Ca
     if os.path.lexists(stop_file):
       continue
     step = newest_step(workdir)
-    wait = policy.wait_seconds(code, step)
+    wait = policy.wait_seconds(step)
     end = f'attempt {number} ended with {describe(code)}, newest checkpoint: '
     end += 'none' if step is None else f'step {step}'
     if wait is None:
