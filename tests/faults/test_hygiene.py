@@ -1,0 +1,45 @@
+"""A long run with evaluations and saves: memory, descriptors and threads stay where they are, and files stay small."""
+
+import os
+import pathlib
+import re
+
+import pytest
+
+STEPS, FIRST = 20_000, 2_000
+RUN = [
+  '--config=configs/digits_mlp.py', '--config.model.hidden=(32,)', f'--config.train.steps={STEPS}',
+  '--config.train.log_every_steps=250', '--config.eval.every_steps=250', '--config.checkpoint.every_steps=250',
+  '--config.checkpoint.every_seconds=0', '--config.optimizer.ema_decay=0.99',
+]  # fmt: skip
+
+
+def state(pid):
+  """(resident bytes, open descriptors, threads) of a process."""
+  status = pathlib.Path(f'/proc/{pid}/status').read_text()
+  resident = 1024 * int(re.search(r'VmRSS:\s+(\d+)', status)[1])
+  return resident, len(os.listdir(f'/proc/{pid}/fd')), int(re.search(r'Threads:\s+(\d+)', status)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='reads what Linux says of a process')
+def test_nothing_grows(start_trainer, tmp_path):
+  process = start_trainer(*RUN, f'--workdir={tmp_path}/run')
+  seen = {}
+  for line in process.stdout:  # after each evaluation, and so between two saves
+    if found := re.match(r'evaluation at step ([\d,]+):', line):
+      seen[int(found[1].replace(',', ''))] = state(process.pid)
+  assert process.wait() == 0, process.stderr.read()[-3000:]
+  assert len(seen) == STEPS // 250
+  early = [value for step, value in seen.items() if FIRST <= step < 2 * FIRST]
+  late = [value for step, value in seen.items() if step > STEPS - FIRST]
+  memory, descriptors, threads = ([value[i] for value in early] for i in range(3))
+  now_memory, now_descriptors, now_threads = ([value[i] for value in late] for i in range(3))
+  assert max(now_memory) <= 1.02 * max(memory), (
+    f'resident memory grew from {max(memory):,} to {max(now_memory):,} bytes'
+  )
+  # A save is under way at some of these moments: with a dozen threads and files of its own, and not one more each time.
+  assert min(now_descriptors) <= max(descriptors)
+  assert min(now_threads) <= max(threads)
+  ledger = (tmp_path / 'run' / 'ledger.jsonl').stat().st_size
+  assert ledger < 200 * 4 * STEPS // 250, 'a few lines per event, none per block'
