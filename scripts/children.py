@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REMARKS = (signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
@@ -39,7 +39,8 @@ class Events:
     os.set_blocking(self._writer, False)
     signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
     for number in (*STOPPING, *REMARKS):
-      signal.signal(number, lambda received, frame: None)
+      if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+        signal.signal(number, lambda received, frame: None)
 
   @property
   def stopping(self) -> bool:

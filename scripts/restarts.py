@@ -5,7 +5,7 @@ followed by another attempt: 75 (stopped, run me again), a signal, any other cod
 a later step than there ever was; without it in --attempts attempts in a row we give up.
 
 There is no wait after an attempt that made progress. Otherwise the wait is --backoff_seconds, twice that the next time,
-and so on up to a minute; progress begins it anew. There is no restart after SIGTERM or SIGINT, nor
+and so on up to a minute; progress begins it anew. There is no restart after SIGTERM, SIGINT or SIGHUP, nor
 while the file STOP lies in the work directory.
 
 The trainer is not imported here: it takes seconds, and this must start at once.

@@ -8,6 +8,7 @@ with the state saved as far as it could be: run the same command again. Anything
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -138,13 +139,13 @@ def run(argv: Sequence[str], stop: Stop | None = None) -> int:
     mode.run(command)
     code = EXIT_COMPLETE
   except (ConfigError, CheckpointError) as error:
-    print(f'error: {_one_line(error)}', file=sys.stderr)
+    _say(f'error: {_one_line(error)}')
     code = EXIT_USER_MISTAKE
   except DivergedError as error:
-    print(f'diverged: {_one_line(error)}', file=sys.stderr)
+    _say(f'diverged: {_one_line(error)}')
     code = EXIT_DIVERGED
   except RunAgain as error:
-    print(f'stopped: {_one_line(error)}', file=sys.stderr)
+    _say(f'stopped: {_one_line(error)}')
     code = EXIT_RUN_AGAIN
   finally:
     if command:
@@ -164,9 +165,16 @@ def entry() -> None:
   code = run(sys.argv, stop)
   # All is saved. A second notice, or a library that hangs in its own clean-up, must not change the exit code now.
   stop.release()
-  sys.stdout.flush()
-  sys.stderr.flush()
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
+    sys.stderr.flush()
   os._exit(code)
+
+
+def _say(line: str) -> None:
+  # The terminal may have gone, which is no reason for another exit code.
+  with contextlib.suppress(OSError):
+    print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(error: BaseException) -> str:

@@ -168,3 +168,21 @@ def test_two_workers_stop_at_the_same_step(start_trainer, run_trainer, tmp_path)
   assert len(stopped) == 1, err[-3000:]
   run_trainer(*RUN, f'--workdir={workdir}', entry=launcher, check=True)
   assert rows(workdir)[-1]['step'] == 400
+
+
+@pytest.mark.slow
+def test_a_work_directory_that_vanishes_is_reported_at_once(start_trainer, tmp_path):
+  workdir = tmp_path / 'run'
+  often = ['--config.train.steps=100000000', '--config.checkpoint.every_steps=2000', '--config.eval.every_steps=0']
+  process = start_trainer(*RUN, *often, f'--workdir={workdir}')
+  for line in process.stdout:
+    if line.startswith('step '):
+      break
+  os.rename(workdir, tmp_path / 'elsewhere')
+  reported = next(line for line in process.stderr if 'cannot be written' in line)
+  assert str(workdir) in reported and 'bring the directory back' in reported
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 2, err[-2000:]
+  assert err.count('was not saved') == 3, 'three saves in a row failed, which ends the run'
+  assert not workdir.exists(), 'and nothing was made in its place'
+  assert 'Traceback' not in err

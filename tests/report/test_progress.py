@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pty
@@ -108,3 +109,18 @@ def test_a_narrow_terminal_gets_the_text_without_a_bar(monkeypatch):
   progress.close()
   assert 'step 10/1,000' in stream.getvalue()
   assert '━' not in stream.getvalue()
+
+
+class Closed(io.StringIO):
+  """A terminal that has gone."""
+
+  def write(self, text):
+    raise OSError(errno.EIO, 'Input/output error')
+
+
+@pytest.mark.parametrize('live', [True, False])
+def test_a_terminal_that_has_gone_is_no_reason_to_stop(live):
+  with Progress(0, 100, stream=Closed(), live=live) as progress:
+    progress.block(10, RATE)
+    progress.row(10, loss=0.5, learning_rate=0.1, rate=RATE)
+    progress.print('an evaluation')

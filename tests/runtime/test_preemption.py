@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 HINT = '(a second SIGINT stops at once, without saving)'
 SAVING = 'trainer: SIGUSR1: saving at the next agreed step, and going on\n'
-OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 def said(reason: str) -> str:
@@ -40,10 +40,15 @@ def start():
   started = []
 
   def begin(
-    *args: str, ready: str = 'ready', program: str = 'stoppable', stderr: int = subprocess.PIPE, **environment: str
+    *args: str,
+    ready: str = 'ready',
+    program: str = 'stoppable',
+    stderr: int = subprocess.PIPE,
+    before: str = 'env',
+    **environment: str,
   ) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-      [sys.executable, HERE / 'programs' / f'{program}.py', *args],
+      [before, sys.executable, HERE / 'programs' / f'{program}.py', *args],
       env={**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{HERE}', **environment},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -61,7 +66,7 @@ def start():
     process.communicate()
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
 def test_the_first_signal_asks_to_stop(start, name):
   process = start('poll')
   process.send_signal(signal.Signals[name])
@@ -89,6 +94,14 @@ def test_a_second_sigint_stops_at_once(start):
   assert process.stdout.readline() == 'stopped by SIGINT\n'
   process.send_signal(signal.SIGINT)
   assert process.wait(timeout=60) == 130
+
+
+def test_nohup_is_respected(start):
+  process = start('poll', before='nohup')
+  process.send_signal(signal.SIGHUP)
+  process.send_signal(signal.SIGTERM)
+  stdout, stderr = process.communicate(timeout=60)
+  assert (stdout, stderr) == ('stopped by SIGTERM\n', said('SIGTERM'))
 
 
 def test_one_sigint_after_sigterm_is_the_first(start):

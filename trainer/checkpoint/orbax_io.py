@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging as python_logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -88,3 +90,15 @@ class _WithoutChatter(python_logging.Filter):
 
 
 logging.get_absl_logger().addFilter(_WithoutChatter())
+
+
+def _without_closed_loops(unraisable: Any, report: Callable[[Any], Any] = sys.unraisablehook) -> None:
+  """Drops what Orbax's storage has still to tell of a failed save, to an event loop that Orbax has closed by then.
+
+  That is a traceback for each array, from a thread of C++; the error itself has been raised.
+  """
+  if not isinstance(unraisable.exc_value, RuntimeError) or str(unraisable.exc_value) != 'Event loop is closed':
+    report(unraisable)
+
+
+sys.unraisablehook = _without_closed_loops

@@ -63,6 +63,7 @@ class Progress:
     self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
     self._is_live = self._console.is_terminal if live is None else live
     self._live: Live | None = None
+    self._silent = False
 
   def __enter__(self) -> Progress:
     return self
@@ -107,14 +108,14 @@ class Progress:
   def print(self, text: str) -> None:
     """Prints lines of text, above the bar where there is one."""
     if self._live:
-      self._console.print(text, markup=False)
+      self._tell(lambda: self._console.print(text, markup=False))
     else:
-      print(text, file=self._stream, flush=True)
+      self._tell(lambda: print(text, file=self._stream, flush=True))
 
   def close(self) -> None:
     """Leaves the last state of the bar standing; what is printed afterwards comes below it."""
     if self._live:
-      self._live.stop()
+      self._tell(self._live.stop)
       self._live = None
 
   def line(self) -> str:
@@ -144,7 +145,19 @@ class Progress:
       return True
     return self._clock() - self._last_line >= _LINE_SECONDS
 
+  def _tell(self, action: Callable[[], None]) -> None:
+    """Says something; goes on in silence where nobody reads any more: a terminal that was closed, a pipe that ended."""
+    if self._silent:
+      return
+    try:
+      action()
+    except OSError:
+      self._silent = True
+
   def _refresh(self) -> None:
+    self._tell(self._draw)
+
+  def _draw(self) -> None:
     if self._live is None:
       # No thread of its own: it is drawn when something has changed. A killed process must not leave the cursor hidden.
       self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=True, redirect_stderr=True)

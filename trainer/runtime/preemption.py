@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from trainer.errors import EXIT_RUN_AGAIN
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SIGNALS = (*_STOP_SIGNALS, signal.SIGUSR1)
 _AT_ONCE = 'a second SIGINT stops at once, without saving'
 _END = b'\0'  # no signal has this number
@@ -60,6 +60,7 @@ class Stop:
     self._first = threading.Lock()  # taken once, by the first request or by `release`, and never given back
     self._save = False
     self._previous: dict[signal.Signals, Any] = {}
+    self._signals: tuple[signal.Signals, ...] = ()
     self._wakeup = -1
     self._pipe = (-1, -1)
     self._listener: threading.Thread | None = None
@@ -125,10 +126,11 @@ class Stop:
     return True
 
   def install(self) -> None:
-    """Makes SIGTERM and SIGINT set the flag, and SIGUSR1 ask for a save.
+    """Makes SIGTERM, SIGINT and SIGHUP set the flag, and SIGUSR1 ask for a save.
 
-    A second SIGINT ends the process at once, with exit code 130. To be called in the main thread, and early: what
-    arrives before has its default effect, and that of SIGUSR1 is to kill.
+    SIGHUP, which comes when a terminal or an ssh connection is closed, stays ignored where nohup says so. A second
+    SIGINT ends the process at once, with exit code 130. To be called in the main thread, and early: what arrives before
+    has its default effect, and that of SIGUSR1 is to kill.
 
     Raises:
       ValueError: this is not the main thread.
@@ -140,7 +142,9 @@ class Stop:
     self._listener = threading.Thread(target=self._listen, args=(reader,), name='stop-signals', daemon=True)
     self._listener.start()
     os.register_at_fork(after_in_child=self._forget)
-    self._previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    self._signals = tuple(number for number in _SIGNALS if not (ignored and number == signal.SIGHUP))
+    self._previous = {number: signal.getsignal(number) for number in self._signals}
     self.reinstall()
 
   def reinstall(self) -> None:
@@ -154,13 +158,13 @@ class Stop:
       return
     assert self._listener.is_alive(), 'nobody listens'
     self._take_wakeup()
-    for number in _SIGNALS:
+    for number in self._signals:
       signal.signal(number, self._handle)
     with self._taking:
-      self._ours = {number: _action(number) for number in _SIGNALS}
+      self._ours = {number: _action(number) for number in self._signals}
 
   def release(self) -> None:
-    """From now on SIGTERM, SIGINT and SIGUSR1 are ignored, and requests have no effect.
+    """From now on SIGTERM, SIGINT, SIGHUP and SIGUSR1 are ignored, and requests have no effect.
 
     To be called in the main thread when all is saved and the process is about to leave with its exit code. The
     interpreter's finalization puts back the default effect of signals that have a handler, so that a late SIGTERM would
@@ -257,7 +261,7 @@ class Stop:
     """In a forked child: its signals are not for us, though it has inherited the descriptor."""
     if self._listener is not None:
       signal.set_wakeup_fd(-1)
-      for number in _SIGNALS:
+      for number in self._signals:
         signal.signal(number, signal.SIG_DFL)
 
 

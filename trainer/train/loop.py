@@ -173,7 +173,7 @@ class Loop:
     """Ends the attempt, once the save under way has ended."""
     reason, step = self.stop.reason or 'another worker was told to stop', self.progress.step
     if not self.session.cluster.is_chief:
-      raise RunAgain(f'{reason}; at step {step}, which the chief saves')
+      raise RunAgain(f'{reason}; step {step} is for the chief to save')
     try:
       self.checkpoints.wait()
     except CheckpointError as error:
