@@ -125,7 +125,10 @@ def _train(
   try:
     _to_the_end(Loop(session, checkpoints, reporter, guard, command.stop, phases, watchdog), phases)
   except DATA_ERRORS as error:
-    raise session.pipeline.corrupt(error) from error
+    fault = session.pipeline.corrupt(error)
+    if fault is error and where.num_workers > 1:  # a collective hands on what another worker met
+      raise RunAgain(f'another worker met an error: {error.message.splitlines()[0][:120]}') from error
+    raise fault from error
   finally:
     phases.enter('save_block')
     checkpoints.close()
