@@ -19,9 +19,10 @@ import keras
 import ml_collections
 
 from trainer.fields import Field, look_up, named
-from trainer.models import cnn, linear, mlp, resnet, vit
+from trainer.models import applications, cnn, linear, mlp, resnet, vit
 
 FAMILIES: dict[str, ModuleType] = {
+  'applications': applications,
   'cnn': cnn,
   'linear': linear,
   'mlp': mlp,
