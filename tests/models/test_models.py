@@ -215,6 +215,24 @@ def test_unknown_family_is_named_with_the_nearest():
     models.build(SimpleNamespace(model=SimpleNamespace(name='no_such_family')), IMAGE, 3)
 
 
+@pytest.mark.parametrize('padding', ['same', 'valid'])
+@pytest.mark.parametrize(('size', 'stride'), [(3, 2), (2, 2), (3, 1), (2, 3)])
+def test_pooling_by_comparisons_is_pooling(padding, size, stride):
+  for shape in ((2, 7, 8, 3), (2, 6, 5, 1)):
+    x = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+    results = []
+    for kind in (keras.layers.MaxPooling2D, parts.MaxPooling):
+      layer = kind(size, stride, padding)
+      with tf.GradientTape() as tape:
+        tape.watch(x)
+        pooled = layer(x)
+        total = tf.reduce_sum(pooled**2)
+      assert layer.compute_output_shape(shape) == pooled.shape
+      results.append((pooled, tape.gradient(total, x)))
+    for ours, theirs in zip(*results, strict=True):
+      np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
 def test_what_changes_a_shape_is_fixed():
   for family in ('cnn', 'linear', 'mlp'):
     shapes = [tuple(v.shape) for v in build(family).variables]

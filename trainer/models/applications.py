@@ -126,7 +126,8 @@ def _copy(made: keras.Model) -> keras.Model:
     settings = {**layer.get_config(), 'name': names[layer.name]}
     if layer.name in last:
       settings['dtype'] = 'float32'
-    return type(layer).from_config(settings)
+    kind = parts.MaxPooling if type(layer) is keras.layers.MaxPooling2D else type(layer)
+    return kind.from_config(settings)
 
   copied = keras.models.clone_model(made, clone_function=copy)
   return keras.Model(copied.inputs[0], copied.outputs[0], name='applications')

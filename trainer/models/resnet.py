@@ -75,7 +75,7 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   if not small:
     # Zeros beside outputs of a relu are never the largest, unless all are 0.
     x = keras.layers.ZeroPadding2D(1, name='stem_pool_pad')(x)
-    x = keras.layers.MaxPooling2D(3, 2, name='stem_pool')(x)
+    x = parts.MaxPooling(3, 2, name='stem_pool')(x)
   for stage, count in enumerate(blocks, 1):
     for block in range(1, count + 1):
       strides = 2 if stage > 1 and block == 1 else 1
