@@ -98,6 +98,27 @@ class Preprocessing(keras.layers.Layer):
     return {**super().get_config(), 'application': self.application}
 
 
+@keras.saving.register_keras_serializable('trainer')
+class LayerScale(keras.layers.Layer):
+  """ConvNeXt's scale per channel (Touvron et al., CaiT, 2021, section 2); in Keras' own the variable has no name."""
+
+  def __init__(self, init_values: float, projection_dim: int, **kwargs: Any):
+    super().__init__(**kwargs)
+    self.init_values, self.projection_dim = init_values, projection_dim
+
+  def build(self, input_shape: Any) -> None:
+    del input_shape
+    initializer = keras.initializers.Constant(self.init_values)
+    self.gamma = self.add_weight(name='gamma', shape=(self.projection_dim,), initializer=initializer)
+
+  def call(self, x: tf.Tensor) -> tf.Tensor:
+    """[B, height, width, C] -> the same shape."""
+    return x * self.gamma
+
+  def get_config(self) -> dict[str, Any]:
+    return {**super().get_config(), 'init_values': self.init_values, 'projection_dim': self.projection_dim}
+
+
 def _make(name: str, shape: tuple[int, ...], **arguments: Any) -> keras.Model:
   """The network as Keras makes it, its outputs raw.
 
@@ -126,7 +147,7 @@ def _copy(made: keras.Model) -> keras.Model:
     settings = {**layer.get_config(), 'name': names[layer.name]}
     if layer.name in last:
       settings['dtype'] = 'float32'
-    kind = parts.MaxPooling if type(layer) is keras.layers.MaxPooling2D else type(layer)
+    kind: Any = {'MaxPooling2D': parts.MaxPooling, 'LayerScale': LayerScale}.get(type(layer).__name__, type(layer))
     return kind.from_config(settings)
 
   copied = keras.models.clone_model(made, clone_function=copy)
