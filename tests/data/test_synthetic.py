@@ -37,6 +37,12 @@ def test_set_that_is_not_there(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(('split', 'size'), [('test[:24]', 24), ('test[8:24]', 16), ('test[9:3]', 10_000)])
+def test_a_slice_of_a_set_that_is_not_there(tmp_path, split, size):
+  settings = small.config(tmp_path, dataset='mnist', source='synthetic', eval_split=split)
+  assert open_dataset(settings).evaluation.num_examples == size
+
+
 def test_size_of_a_prepared_set_is_kept(data_dir):
   open_dataset(small.config(data_dir))
   dataset = open_dataset(small.config(data_dir, source='synthetic'))

@@ -25,6 +25,10 @@ VARIANTS = [
   ('cnn', {'channels': (4, 4, 8), 'residual': True, 'pooling': 'stride', 'norm': 'group'}),
   ('cnn', {'channels': (4, 8), 'residual': True, 'pooling': 'average'}),
   ('cnn', {'channels': (4,), 'convs': 3, 'reduction': 'flatten', 'hidden': (6, 5), 'dropout': 0.5, 'l2': 0.1}),
+  ('resnet', {'depth': 18, 'width': 4}),
+  ('resnet', {'depth': 50, 'width': 4, 'stem': 'image', 'norm': 'group', 'zero_scale': True, 'l2': 0.1}),
+  ('vit', {'layers': 2, 'width': 8, 'heads': 2, 'patch_size': 4, 'dropout': 0.1, 'stochastic_depth': 0.5}),
+  ('vit', {'layers': 1, 'width': 8, 'heads': 2, 'patch_size': 2, 'pooling': 'mean', 'positions': 'sincos'}),
 ]
 
 
@@ -208,11 +212,29 @@ def test_unknown_family_is_named_with_the_nearest():
   with pytest.raises(ConfigError, match="did you mean 'linear'"):
     models.fields('linaer')
   with pytest.raises(ConfigError, match='unknown model'):
-    models.build(SimpleNamespace(model=SimpleNamespace(name='resnet')), IMAGE, 3)
+    models.build(SimpleNamespace(model=SimpleNamespace(name='no_such_family')), IMAGE, 3)
+
+
+@pytest.mark.parametrize('padding', ['same', 'valid'])
+@pytest.mark.parametrize(('size', 'stride'), [(3, 2), (2, 2), (3, 1), (2, 3)])
+def test_pooling_by_comparisons_is_pooling(padding, size, stride):
+  for shape in ((2, 7, 8, 3), (2, 6, 5, 1)):
+    x = tf.constant(np.random.default_rng(0).normal(size=shape), tf.float32)
+    results = []
+    for kind in (keras.layers.MaxPooling2D, parts.MaxPooling):
+      layer = kind(size, stride, padding)
+      with tf.GradientTape() as tape:
+        tape.watch(x)
+        pooled = layer(x)
+        total = tf.reduce_sum(pooled**2)
+      assert layer.compute_output_shape(shape) == pooled.shape
+      results.append((pooled, tape.gradient(total, x)))
+    for ours, theirs in zip(*results, strict=True):
+      np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_what_changes_a_shape_is_fixed():
-  for family in models.FAMILIES:
+  for family in ('cnn', 'linear', 'mlp'):
     shapes = [tuple(v.shape) for v in build(family).variables]
     changes = {'hidden': (7,), 'channels': (5,), 'convs': 1, 'kernel_size': 5, 'residual': True, 'norm': 'layer'}
     changes['reduction'] = 'flatten'

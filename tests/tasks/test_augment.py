@@ -12,7 +12,7 @@ from tests.tasks import made_up
 from trainer.errors import ConfigError
 from trainer.tasks import augment
 
-EVERYTHING = {'shift_pixels': 2.0, 'rotate_degrees': 20.0, 'zoom': 0.3, 'flip_horizontal': True}
+EVERYTHING = {'shift_pixels': 2.0, 'rotate_degrees': 20.0, 'zoom': 0.3, 'flip_horizontal': True, 'crop_area': 0.2}
 
 
 def fields(**changes):
@@ -29,7 +29,14 @@ def apply(images, draws, black=0.0, **changes):
 
 @pytest.mark.parametrize(
   ('changes', 'count'),
-  [({}, 0), ({'shift_pixels': 1.0}, 2), ({'rotate_degrees': 5.0}, 1), ({'flip_horizontal': True}, 1), (EVERYTHING, 5)],
+  [
+    ({}, 0),
+    ({'shift_pixels': 1.0}, 2),
+    ({'rotate_degrees': 5.0}, 1),
+    ({'flip_horizontal': True}, 1),
+    ({'crop_area': 0.1}, 4),
+    (EVERYTHING, 9),
+  ],
 )
 def test_draws_are_counted(changes, count):
   assert augment.draws(fields(**changes)) == count
@@ -42,9 +49,9 @@ def test_a_row_of_halves_changes_nothing(changes):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.lists(st.floats(0, 0.99), min_size=5, max_size=5), st.integers(0, 2))
+@given(st.lists(st.floats(0, 0.99), min_size=9, max_size=9), st.integers(0, 2))
 def test_an_image_depends_on_its_own_row_alone(row, place):
-  draws = np.random.default_rng(1).random((3, 5))
+  draws = np.random.default_rng(1).random((3, 9))
   draws[place] = row
   together = apply(photos(), draws, **EVERYTHING)
   alone = apply(photos()[place : place + 1], draws[place : place + 1], **EVERYTHING)
@@ -95,10 +102,30 @@ def test_zoom_grows_and_shrinks_about_the_centre():
   assert shrunk[0, 4, 0, 0] == 0.0
 
 
+def test_a_crop_fills_the_image():
+  ramp = np.arange(8, dtype=np.float32)[None, None, :, None] * np.ones((1, 8, 1, 1), np.float32)
+  # Just before a half is the smallest area: half of each side, here from the left edge, and from the right.
+  left, right = apply(np.repeat(ramp, 2, 0), [[0.4999999, 0.5, x, 0.5] for x in (0.0, 1.0)], crop_area=0.25)
+  np.testing.assert_allclose(left[3, :, 0], np.maximum((np.arange(8) + 0.5) / 2 - 0.5, 0), atol=0.26)
+  np.testing.assert_allclose(left[3, 1:, 0], (np.arange(1, 8) + 0.5) / 2 - 0.5, atol=1e-4)
+  np.testing.assert_allclose(right[3, :-1, 0], 4 + (np.arange(7) + 0.5) / 2 - 0.5, atol=1e-4)
+  mirrored = apply(ramp, [[0.9, 0.4999999, 0.5, 0.0, 0.5]], flip_horizontal=True, crop_area=0.25)
+  np.testing.assert_allclose(mirrored[0], left[:, ::-1], atol=1e-4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 0.999), min_size=4, max_size=4))
+def test_a_crop_lies_inside_and_has_its_share(row):
+  left, top, wide, high = (float(v[0]) for v in augment._crop(0.08, *(tf.constant([u], tf.float32) for u in row)))
+  assert left >= 0 and top >= 0 and left + wide <= 1.0001 and top + high <= 1.0001
+  assert wide * high <= 1.0001 and wide * high >= 0.079
+  assert 0.74 < wide / high < 1.34
+
+
 def test_the_same_in_a_pipeline():
-  draws = np.random.default_rng(1).random((3, 5)).astype(np.float32)
+  draws = np.random.default_rng(1).random((3, 9)).astype(np.float32)
   task = made_up.task('classification', made_up.images(shape=(7, 9, 3)), **EVERYTHING)
-  assert task.draws == 5
+  assert task.draws == 9
   images = photos(channels=3)
   batch = {'inputs': images, 'targets': np.arange(3), 'index': np.arange(3)}
   dataset = tf.data.Dataset.from_tensors((batch, draws)).map(task.augment)

@@ -140,3 +140,31 @@ def test_features_that_do_not_fit_are_named(features, changes, words):
     made_up.task('classification', F.FeaturesDict({**features, **LABEL}), **changes)
   assert words in str(caught.value)
   assert '\n' not in str(caught.value)
+
+
+def test_given_mean_and_deviation():
+  image = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+  features = {'image': F.Image(shape=(4, 4, 3))}
+  mean, deviation = (100.0, 110.0, 120.0), (10.0, 20.0, 30.0)
+  found = prepared(features, {'image': image}, normalize='given', mean=mean, deviation=deviation)
+  np.testing.assert_allclose(found, (image - np.float32(mean)) / np.float32(deviation), rtol=1e-5)
+  found = prepared(features, {'image': image}, normalize='given', mean=(127.5,), deviation=(127.5,))
+  np.testing.assert_allclose(found, image / 127.5 - 1, atol=1e-6)
+  with pytest.raises(ConfigError, match='has 2 numbers: give one, or one for each of the 3 channels'):
+    prepared(features, {'image': image}, normalize='given', mean=(1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+  ('height', 'width', 'size'), [(20, 10, (5, 5)), (10, 21, (5, 5)), (12, 12, (3, 6)), (1, 9, (4, 2))]
+)
+def test_the_aspect_is_kept_by_cutting_from_the_middle(height, width, size):
+  """Rows and columns are marked by their distance from the middle: what is left lies around it."""
+  rows, columns = np.abs(np.arange(height) - (height - 1) / 2), np.abs(np.arange(width) - (width - 1) / 2)
+  image = np.stack(np.broadcast_arrays(rows[:, None], columns[None]), axis=-1).astype(np.float32)
+  cut = inputs_lib._middle(tf.constant(image), size).numpy()
+  assert cut.shape[0] == height or cut.shape[1] == width
+  assert abs(cut.shape[0] / size[0] - cut.shape[1] / size[1]) <= 1
+  assert cut[..., 0].max() <= cut.shape[0] / 2 + 0.5 and cut[..., 1].max() <= cut.shape[1] / 2 + 0.5
+  features = {'image': F.Image(shape=(None, None, 3))}
+  pixels = np.zeros((height, width, 3), np.uint8)
+  assert prepared(features, {'image': pixels}, image_size=size, keep_aspect=True).shape == (*size, 3)

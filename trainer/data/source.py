@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from typing import Any
 
 import ml_collections
@@ -138,7 +139,7 @@ def _split(builder: tfds.core.DatasetBuilder, field: str, name: str) -> Split:
 def _synthetic_split(builder: tfds.core.DatasetBuilder, field: str, name: str) -> Split:
   """A split with the size of the real one, if the builder knows it, and no files."""
   known = builder.info.splits
-  size = _split_size(known, name) if known else _SYNTHETIC_EXAMPLES
+  size = _split_size(known, name) if known else _slice_size(name)
   return Split(name, size or _SYNTHETIC_EXAMPLES, records.RecordFiles([]))
 
 
@@ -148,6 +149,12 @@ def _split_size(splits: Any, name: str) -> int:
     return splits[name].num_examples
   except (KeyError, ValueError):
     return 0
+
+
+def _slice_size(name: str) -> int:
+  """Examples of a slice in absolute numbers, as in 'test[:64]'; 0 for any other split."""
+  found = re.fullmatch(r'\w+\[(\d*):(\d+)\]', name)
+  return max(int(found[2]) - int(found[1] or 0), 0) if found else 0
 
 
 def _class_names(prefix: str, feature: Any) -> list[tuple[str, list[str]]]:

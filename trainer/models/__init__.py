@@ -19,9 +19,16 @@ import keras
 import ml_collections
 
 from trainer.fields import Field, look_up, named
-from trainer.models import cnn, linear, mlp
+from trainer.models import applications, cnn, linear, mlp, resnet, vit
 
-FAMILIES: dict[str, ModuleType] = {'cnn': cnn, 'linear': linear, 'mlp': mlp}
+FAMILIES: dict[str, ModuleType] = {
+  'applications': applications,
+  'cnn': cnn,
+  'linear': linear,
+  'mlp': mlp,
+  'resnet': resnet,
+  'vit': vit,
+}
 
 
 check_name = named('a model family', FAMILIES)  # the rule of `model.name`

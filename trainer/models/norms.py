@@ -31,21 +31,32 @@ def groups(channels: int) -> int:
   return max((count for count in range(1, most + 1) if channels % count == 0), default=1)
 
 
-def layer(kind: str, channels: int, name: str) -> keras.layers.Layer | None:
+def layer(
+  kind: str, channels: int, name: str, *, momentum: float = 0.99, epsilon: float = 1e-3, scale: str = 'ones'
+) -> keras.layers.Layer | None:
   """The normalisation `kind` of a tensor [B, ..., channels]; None for 'none'.
 
   `layer` normalises over the channels at each position, `group` over positions and the channels of a group, the batch
   kinds over examples and positions.
+
+  Args:
+    kind: one of the names above, or 'none'.
+    channels: size of the last dimension.
+    name: of the layer.
+    momentum: share of the moving statistics that a step keeps; of the batch kinds alone.
+    epsilon: what is added to the variance. The defaults are Keras' own.
+    scale: initialiser of the scale by name.
   """
+  options = {'epsilon': epsilon, 'gamma_initializer': scale, 'name': name}
   match kind:
     case 'none':
       return None
     case 'batch':
-      return keras.layers.BatchNormalization(name=name)
+      return keras.layers.BatchNormalization(momentum=momentum, **options)
     case 'sync_batch':
-      return keras.layers.BatchNormalization(synchronized=True, name=name)
+      return keras.layers.BatchNormalization(momentum=momentum, synchronized=True, **options)
     case 'group':
-      return keras.layers.GroupNormalization(groups=groups(channels), name=name)
+      return keras.layers.GroupNormalization(groups=groups(channels), **options)
     case 'layer':
-      return keras.layers.LayerNormalization(name=name)
+      return keras.layers.LayerNormalization(**options)
   raise ValueError(f'unknown normalisation {kind!r}')

@@ -70,6 +70,37 @@ def inputs(family: str, spec: Any, *, rank: int | None = None) -> keras.KerasTen
   return keras.Input(shape=tuple(spec.shape), dtype=spec.dtype.name, name='inputs')
 
 
+@keras.saving.register_keras_serializable('trainer')
+class MaxPooling(keras.layers.MaxPooling2D):
+  """Keras' layer, out of comparisons: XLA refuses the gradient of the one operation where ops are to be deterministic.
+
+  One axis after the other, so that 3x3 takes four comparisons.
+  """
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    """[B, H, W, C] -> [B, H', W', C]."""
+    for axis, size, stride in zip((1, 2), self.pool_size, self.strides, strict=True):
+      inputs = self._slide(inputs, axis, size, stride)
+    return inputs
+
+  def _slide(self, x: tf.Tensor, axis: int, size: int, stride: int) -> tf.Tensor:
+    length = x.shape[axis]
+    if self.padding == 'same':
+      count = -(-length // stride)
+      missing = max((count - 1) * stride + size - length, 0)
+      paddings = [[0, 0] for _ in x.shape]
+      paddings[axis] = [missing // 2, missing - missing // 2]
+      x = tf.pad(x, paddings, constant_values=x.dtype.min)
+    else:
+      count = (length - size) // stride + 1
+    parts = []
+    for offset in range(size):
+      places: list[slice] = [slice(None)] * 4
+      places[axis] = slice(offset, offset + (count - 1) * stride + 1, stride)
+      parts.append(x[tuple(places)])
+    return functools.reduce(tf.maximum, parts)
+
+
 def head(units: int, **kwargs: Any) -> keras.layers.Layer:
   """The last layer: raw outputs in float32 under any precision policy, because losses and softmax need the digits."""
   return keras.layers.Dense(units, dtype='float32', name='head', **kwargs)

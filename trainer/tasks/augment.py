@@ -19,16 +19,25 @@ FIELDS: dict[str, Field] = {
   'rotate_degrees': Field(0.0, 'images turn by up to so many degrees either way', at_least(0)),
   'zoom': Field(0.0, 'images grow or shrink by up to this share', fraction),
   'flip_horizontal': Field(False, 'half of the images are mirrored left to right'),
+  'crop_area': Field(
+    0.0,
+    'a random part of at least this share of the area, of an aspect up to a third narrower or wider, fills the image; '
+    '0: no crop',
+    fraction,
+  ),
 }
+# Szegedy et al., Going Deeper with Convolutions, 2015, section 6: sides from 3:4 to 4:3.
+_CROP_ASPECT = 4 / 3
 
 
 def draws(fields: Any) -> int:
-  """Uniform numbers that one image takes: two for the shift, one for each of the others that is on."""
-  return 2 * bool(fields.shift_pixels) + bool(fields.rotate_degrees) + bool(fields.zoom) + bool(fields.flip_horizontal)
+  """Uniform numbers that one image takes: two for the shift, four for the crop, one for each other that is on."""
+  ones = bool(fields.rotate_degrees) + bool(fields.zoom) + bool(fields.flip_horizontal)
+  return 2 * bool(fields.shift_pixels) + ones + 4 * bool(fields.crop_area)
 
 
 def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tensor | float = 0.0) -> tf.Tensor:
-  """The images, mirrored, zoomed, turned about the centre and moved, in this order, in one bilinear resampling.
+  """The images cropped, mirrored, zoomed, turned about the centre and moved, in this order, in one bilinear resampling.
 
   Args:
     fields: the values of FIELDS.
@@ -68,6 +77,11 @@ def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tens
   centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
   move_x = centre_x - a * (centre_x + dx) - b * (centre_y + dy)
   move_y = centre_y - c * (centre_x + dx) - d * (centre_y + dy)
+  if fields.crop_area:
+    # From a place in the crop, stretched over the whole image, to the place in the image.
+    left, top, wide, high = _crop(fields.crop_area, *(next(columns) for _ in range(4)))
+    a, b, move_x = wide * a, wide * b, wide * (move_x + 0.5) - 0.5 + width * left
+    c, d, move_y = high * c, high * d, high * (move_y + 0.5) - 0.5 + height * top
   zero_B = 0.0 * one_B
   moved = tf.raw_ops.ImageProjectiveTransformV3(
     images=images_BHWC - black,
@@ -78,3 +92,15 @@ def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tens
     fill_mode='CONSTANT',
   )
   return tf.ensure_shape(moved, images_BHWC.shape) + black
+
+
+def _crop(least: float, area: tf.Tensor, aspect: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, ...]:
+  """Left, top, width and height of each image's crop as shares of the image, [B], from uniform numbers [B].
+
+  Where a side would be longer than the image's, it is the image's.
+  """
+  # Moved round by a half, so that a draw of 0.5 is the whole image.
+  area = 1.0 - (1.0 - least) * ((area + 0.5) % 1.0)
+  aspect = tf.exp(math.log(_CROP_ASPECT) * (2.0 * aspect - 1.0))
+  wide, high = (tf.minimum(tf.sqrt(side), 1.0) for side in (area * aspect, area / aspect))
+  return (1.0 - wide) * x, (1.0 - high) * y, wide, high

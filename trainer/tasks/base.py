@@ -62,7 +62,8 @@ class Task(abc.ABC):
     Args:
       batch: 'inputs' and 'targets', [B, ...], and whatever else, which stays.
       draws: float32 [B, self.draws], uniform in [0, 1). Example b depends on row b alone, and a row
-        of 0.5 leaves it as it is.
+        of 0.5 leaves it as it is. A task may also mix the examples 2k and 2k + 1 with each other: they are in one part
+        of the batch on every topology whose parts are even, and of one global batch.
     """
     del draws
     return dict(batch)

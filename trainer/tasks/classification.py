@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, each, fraction
-from trainer.tasks import augment, catalogue
+from trainer.tasks import augment, catalogue, mixup, randaugment
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Examples, Task
 from trainer.tasks.metrics import MetricSet
@@ -93,6 +93,8 @@ FIELDS: dict[str, Field] = {
     catalogue.check_json,
   ),
   **augment.FIELDS,
+  **randaugment.FIELDS,
+  **mixup.FIELDS,
 }
 
 
@@ -114,11 +116,13 @@ class Classification(Task):
     self._inputs = inputs_lib.Inputs(fields, features, self._label, examples, saved and saved['inputs'])
     self.input_spec = self._inputs.spec
     self._augmentation = fields
-    self.draws = augment.draws(fields)
-    if self.draws and not self._inputs.is_image:
-      raise ConfigError(
-        f'task.input={self._inputs.name!r} is not an image: set {", ".join(augment.FIELDS)} to 0 or False'
-      )
+    # Uniform numbers for each of: move, change colours, mix.
+    self._draws = augment.draws(fields), randaugment.draws(fields), mixup.draws(fields)
+    self.draws = sum(self._draws)
+    if any(self._draws[:2]) and not self._inputs.is_image:
+      names = ', '.join([*augment.FIELDS, 'randaugment_layers'])
+      raise ConfigError(f'task.input={self._inputs.name!r} is not an image: set {names} to 0 or False')
+    self._beta = mixup.quantiles(fields.mixup) if fields.mixup else np.zeros(0)
     self._loss = self._make_loss(fields)
     self.metrics = self._make_metrics(fields)
 
@@ -127,13 +131,30 @@ class Classification(Task):
     return {'inputs': self._inputs(features), 'targets': tf.ensure_shape(tf.cast(features[self._label], tf.int32), [])}
 
   def augment(self, batch: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
-    """Mirrors, zooms, turns and moves the images; see the base class."""
-    images = (
-      augment.images(self._augmentation, batch['inputs'], draws, self._inputs.black) if self.draws else batch['inputs']
-    )
-    return {**batch, 'inputs': images}
+    """Moves, changes and mixes the images; see the base class.
+
+    Raises:
+      ConfigError: examples are mixed, and the batch of a replica is odd.
+    """
+    move, change, mix = tf.split(draws, self._draws, axis=1)
+    fields, inputs = self._augmentation, batch['inputs']
+    if self._draws[0]:
+      inputs = augment.images(fields, inputs, move, self._inputs.black)
+    if self._draws[1]:
+      raw = self._inputs.raw(inputs) * (255.0 / fields.max_value)
+      inputs = self._inputs.normalized(randaugment.images(fields, raw, change) * (fields.max_value / 255.0))
+    batch = {**batch, 'inputs': inputs}
+    return mixup.mix(batch, mix[:, 0], self._beta) if self._draws[2] else batch
 
   def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
+    """See the base class. The loss of a mixture is that of its labels, in the shares in which they are mixed."""
+    losses_B = self._losses(outputs, batch)
+    if 'mixed_share' not in batch:
+      return losses_B
+    others_B = self._losses(outputs, {**batch, 'targets': batch['mixed_targets']})
+    return batch['mixed_share'] * losses_B + (1.0 - batch['mixed_share']) * others_B
+
+  def _losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     y_true, y_pred = self._view(type(self._loss).__name__, outputs, batch)
     return tf.ensure_shape(self._loss(y_true, y_pred), outputs.shape[:1])
 

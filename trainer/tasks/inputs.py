@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
-from trainer.fields import Field, above, nearest, one_of
+from trainer.fields import Field, above, each, nearest, one_of
 from trainer.tasks.base import Examples
 
 
@@ -27,14 +27,22 @@ FIELDS: dict[str, Field] = {
   'image_size': Field(
     (), 'images are resized to (height, width), aspect not kept; empty: they stay', _check_size, fixed=True
   ),
+  'keep_aspect': Field(
+    False, 'with image_size: the largest part of its aspect, in the middle of the image, is resized', fixed=True
+  ),
   'normalize': Field(
     'auto',
     'scale: divide by max_value; standardize: mean 0 and deviation 1 over the training split, per channel of an image '
-    'or number of a vector; auto: scale for integer images, none for float images, standardize for vectors',
-    one_of('auto', 'none', 'scale', 'standardize'),
+    'or number of a vector; given: by the fields mean and deviation; auto: scale for integer images, none for float '
+    'images, standardize for vectors',
+    one_of('auto', 'none', 'scale', 'standardize', 'given'),
     fixed=True,
   ),
   'max_value': Field(255.0, 'what scale divides by', above(0), fixed=True),
+  'mean': Field((0.0,), "what is subtracted with normalize='given': one number, or one per channel", fixed=True),
+  'deviation': Field(
+    (1.0,), "what is divided by with normalize='given': one number, or one per channel", each(above(0)), fixed=True
+  ),
 }
 
 STATISTICS_BATCH = 1024
@@ -71,7 +79,7 @@ class Inputs:
     self.name = _choose(fields.input, features, target)
     feature = features[self.name]
     self.is_image = isinstance(feature, tfds.features.Image)
-    self._size = tuple(fields.image_size)
+    self._size, self._keep_aspect = tuple(fields.image_size), fields.keep_aspect
     self._parts = _flat(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
     self.spec = tf.TensorSpec(shape, tf.float32)
@@ -81,6 +89,8 @@ class Inputs:
     mean, deviation = np.zeros(()), np.ones(())
     if self._how == 'scale':
       deviation = np.array(fields.max_value)
+    elif self._how == 'given':
+      mean, deviation = (self._given(fields, name) for name in ('mean', 'deviation'))
     elif self._how == 'standardize' and saved is not None:
       mean, deviation = np.array(saved['mean']), np.array(saved['deviation'])
     elif self._how == 'standardize' and examples is not None:
@@ -91,7 +101,15 @@ class Inputs:
 
   def __call__(self, features: Mapping[str, Any]) -> tf.Tensor:
     """The inputs of one raw example: float32 of the shape of `spec`."""
-    return (self._raw(features) - self._mean.astype(np.float32)) / self._deviation.astype(np.float32)
+    return self.normalized(self._raw(features))
+
+  def normalized(self, raw: tf.Tensor) -> tf.Tensor:
+    """Raw values as the model sees them: float32 of the same shape."""
+    return (raw - self._mean.astype(np.float32)) / self._deviation.astype(np.float32)
+
+  def raw(self, inputs: tf.Tensor) -> tf.Tensor:
+    """The inverse of `normalized`."""
+    return inputs * self._deviation.astype(np.float32) + self._mean.astype(np.float32)
 
   @property
   def black(self) -> np.ndarray:
@@ -122,6 +140,15 @@ class Inputs:
       raise ConfigError(f'feature {self.name!r} has the shape {shape}, which differs between examples: {fix}')
     return shape
 
+  def _given(self, fields: Any, name: str) -> np.ndarray:
+    values = np.array(fields[name], np.float64)
+    if values.size not in (1, self.spec.shape[-1]):
+      raise ConfigError(
+        f'task.{name}={tuple(fields[name])!r} has {values.size} numbers: give one, or one for each of the '
+        f'{self.spec.shape[-1]} channels of {self.name!r}'
+      )
+    return values
+
   def _raw(self, features: Mapping[str, Any]) -> tf.Tensor:
     """The inputs of one example, not normalised."""
     value = features[self.name]
@@ -130,6 +157,7 @@ class Inputs:
       return tf.ensure_shape(tf.concat(parts, axis=0), self.spec.shape)
     value = tf.cast(value, tf.float32)
     if self._size:
+      value = _middle(value, self._size) if self._keep_aspect else value
       value = tf.image.resize(value, self._size, antialias=True)
     return tf.ensure_shape(value, self.spec.shape)
 
@@ -192,6 +220,17 @@ def pick(field: str, wanted: str, fitting: list[str], features: Mapping[str, Any
   raise ConfigError(
     f'{field}={wanted!r}, but several features are {what}: set it to one of {", ".join(sorted(fitting))}'
   )
+
+
+def _middle(image_HWC: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+  """The largest part of an image that has the aspect of `size`, from its middle."""
+  height, width = tf.shape(image_HWC)[0], tf.shape(image_HWC)[1]
+  scale = tf.minimum(height / size[0], width / size[1])
+  # At least a pixel, and no more than there are, whatever the rounding.
+  high = tf.clip_by_value(tf.cast(tf.round(scale * size[0]), tf.int32), 1, height)
+  wide = tf.clip_by_value(tf.cast(tf.round(scale * size[1]), tf.int32), 1, width)
+  top, left = (height - high) // 2, (width - wide) // 2
+  return image_HWC[top : top + high, left : left + wide]
 
 
 def _choose(wanted: str, features: Mapping[str, Any], target: str) -> str:
