@@ -111,6 +111,7 @@ class Classification(Task):
     if fields.single_logit and self._classes != 2:
       raise ConfigError(f'task.single_logit needs two classes, {self._label!r} has {self._classes}: set it to False')
     self.units = 1 if fields.single_logit else self._classes
+    self.activation = 'sigmoid' if fields.single_logit else 'softmax'
     self._inputs = inputs_lib.Inputs(fields, features, self._label, examples, saved and saved['inputs'])
     self.input_spec = self._inputs.spec
     self._augmentation = fields
