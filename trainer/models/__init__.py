@@ -22,9 +22,9 @@ import ml_collections
 
 from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import cnn, linear, mlp, own
+from trainer.models import cnn, linear, mlp, own, rnn
 
-FAMILIES: dict[str, ModuleType] = {'cnn': cnn, 'linear': linear, 'mlp': mlp}
+FAMILIES: dict[str, ModuleType] = {'cnn': cnn, 'linear': linear, 'mlp': mlp, 'rnn': rnn}
 
 
 def check_name(name: str) -> str:
