@@ -18,10 +18,14 @@ import ml_collections
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import classification, regression
+from trainer.tasks import classification, forecasting, regression
 from trainer.tasks.base import Examples, Task
 
-TASKS: dict[str, ModuleType] = {'classification': classification, 'regression': regression}
+TASKS: dict[str, ModuleType] = {
+  'classification': classification,
+  'forecasting': forecasting,
+  'regression': regression,
+}
 
 
 def check_name(name: str) -> str:
