@@ -51,3 +51,16 @@ def test_earth_orientation_is_split_by_time(data_dir):
   # The first line of the file: 1 January 1962.
   np.testing.assert_allclose(train[0]['series'][0], [-0.0127, 0.2130], atol=1e-6)
   assert train[0]['day'] == 37665 + 394
+
+
+@needs('plotnine')
+def test_diamonds_hold_every_row_once_and_no_side_of_zero(data_dir):
+  train, test = (examples(data_dir, 'diamonds', split) for split in ('train', 'test'))
+  assert (len(train), len(test)) == (48_546, 5_394)
+  first = train[0]
+  assert first['target'] == pytest.approx(np.log(326.0))
+  row = first['features']
+  # 0.23 carat, Ideal, E, SI2; grades count from the worst.
+  assert (row['carat'], row['cut'], row['color'], row['clarity']) == (np.float32(0.23), 4, 5, 1)
+  sides = np.array([[row['features'][side] for side in 'xyz'] for row in [*train, *test]])
+  assert np.nanmin(sides) > 0 and np.isnan(sides).sum(axis=0).tolist() == [8, 7, 20]

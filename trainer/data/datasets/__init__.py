@@ -18,6 +18,7 @@ import numpy as np
 BUILDERS: dict[str, tuple[str, str]] = {
   'breast_cancer': ('trainer.data.datasets.breast_cancer', 'BreastCancer'),
   'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
+  'diamonds': ('trainer.data.datasets.diamonds', 'Diamonds'),
   'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
   'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
 }
