@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data import small
-from trainer.data.datasets import carriers
+from trainer.data.datasets import carriers, language_id
 from trainer.data.source import open_dataset
 from trainer.errors import ConfigError
 
@@ -64,3 +64,23 @@ def test_diamonds_hold_every_row_once_and_no_side_of_zero(data_dir):
   assert (row['carat'], row['cut'], row['color'], row['clarity']) == (np.float32(0.23), 4, 5, 1)
   sides = np.array([[row['features'][side] for side in 'xyz'] for row in [*train, *test]])
   assert np.nanmin(sides) > 0 and np.isnan(sides).sum(axis=0).tolist() == [8, 7, 20]
+
+
+def test_entries_of_a_catalogue():
+  text = (
+    'msgid ""\nmsgstr ""\n"Language: de\\n"\n\nmsgid "All"\nmsgstr "Alle"\n\n#, fuzzy\nmsgid "No"\nmsgstr ""\n\n'
+    'msgid "OK"\nmsgstr "OK"\n\nmsgid "day"\nmsgid_plural "days"\nmsgstr[0] "Tag"\nmsgstr[1] "Tage"\n\n'
+    'msgctxt "x"\nmsgid ""\n"a \\"long\\" "\n"one"\nmsgstr ""\n"ein \\"langer\\""\n'
+  )
+  expected = [('All', 'Alle'), ('day', 'Tag'), ('day', 'Tage'), ('a "long" one', 'ein "langer"')]
+  assert list(language_id._translations(text)) == expected
+
+
+@needs('Django')
+def test_no_message_is_in_both_splits_of_languages(data_dir):
+  train, test = (examples(data_dir, 'language_id', split) for split in ('train', 'test'))
+  assert len(train) > 3 * len(test) > 3000
+  for rows in (train, test):
+    assert {row['label'] for row in rows} == set(range(20))
+  keys = [(row['text'], row['label']) for row in [*train, *test]]
+  assert len(set(keys)) == len(keys)

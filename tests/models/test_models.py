@@ -214,7 +214,7 @@ def test_unknown_family_is_named_with_the_nearest():
 
 def test_what_changes_a_shape_is_fixed():
   for family in models.FAMILIES:
-    spec = SERIES if family == 'rnn' else IMAGE
+    spec = SERIES if family in ('rnn', 'sequence') else IMAGE
     shapes = [tuple(v.shape) for v in build(family, spec).variables]
     changes = {'hidden': (7,), 'channels': (5,), 'convs': 1, 'kernel_size': 5, 'residual': True, 'norm': 'layer'}
     changes |= {'reduction': 'flatten', 'cell': 'gru', 'bidirectional': True}

@@ -22,9 +22,15 @@ import ml_collections
 
 from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import cnn, linear, mlp, own, rnn
+from trainer.models import cnn, linear, mlp, own, rnn, sequence
 
-FAMILIES: dict[str, ModuleType] = {'cnn': cnn, 'linear': linear, 'mlp': mlp, 'rnn': rnn}
+FAMILIES: dict[str, ModuleType] = {
+  'cnn': cnn,
+  'linear': linear,
+  'mlp': mlp,
+  'rnn': rnn,
+  'sequence': sequence,
+}
 
 
 def check_name(name: str) -> str:

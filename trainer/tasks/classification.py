@@ -112,14 +112,10 @@ class Classification(Task):
       raise ConfigError(f'task.single_logit needs two classes, {self._label!r} has {self._classes}: set it to False')
     self.units = 1 if fields.single_logit else self._classes
     self.activation = 'sigmoid' if fields.single_logit else 'softmax'
-    self._inputs = inputs_lib.Inputs(fields, features, self._label, examples, saved and saved['inputs'])
+    self._inputs = self._make_inputs(fields, features, examples, saved and saved['inputs'])
     self.input_spec = self._inputs.spec
     self._augmentation = fields
-    self.draws = augment.draws(fields)
-    if self.draws and not self._inputs.is_image:
-      raise ConfigError(
-        f'task.input={self._inputs.name!r} is not an image: set {", ".join(augment.FIELDS)} to 0 or False'
-      )
+    self.draws = self._draws(fields)
     self._loss = self._make_loss(fields)
     self.metrics = self._make_metrics(fields)
 
@@ -140,6 +136,19 @@ class Classification(Task):
 
   def state(self) -> dict[str, Any]:
     return {'inputs': self._inputs.state(), 'label': self._label, 'classes': self._classes, 'names': self._names}
+
+  def _make_inputs(
+    self, fields: Any, features: Mapping[str, Any], examples: Examples, saved: Mapping[str, Any] | None
+  ) -> Any:
+    return inputs_lib.Inputs(fields, features, self._label, examples, saved)
+
+  def _draws(self, fields: Any) -> int:
+    draws = augment.draws(fields)
+    if draws and not self._inputs.is_image:
+      raise ConfigError(
+        f'task.input={self._inputs.name!r} is not an image: set {", ".join(augment.FIELDS)} to 0 or False'
+      )
+    return draws
 
   def _make_loss(self, fields: Any) -> Any:
     name = catalogue.loss_name(fields.loss)

@@ -20,6 +20,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
   'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
   'diamonds': ('trainer.data.datasets.diamonds', 'Diamonds'),
   'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
+  'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),
   'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
 }
 
