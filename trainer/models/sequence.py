@@ -61,22 +61,22 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     x = keras.layers.Embedding(fields.vocabulary, fields.embedding, name='embedding')(x)
   x = _dropout(fields, x, 'inputs')
   for i, channels in enumerate(fields.channels, 1):
-    if i > 1:
-      x = keras.layers.MaxPooling1D(2, name=f'stage{i}_pool')(x)
     for j in range(1, fields.convs + 1):
-      x = _convolution(fields, x, channels, f'stage{i}_conv{j}')
+      # By a stride: XLA has no deterministic gradient of a maximum over windows.
+      x = _convolution(fields, x, channels, 2 if i > 1 and j == 1 else 1, f'stage{i}_conv{j}')
   pool = keras.layers.GlobalMaxPooling1D if fields.summary == 'max' else keras.layers.GlobalAveragePooling1D
   x = _dropout(fields, pool(name='vector')(x), 'vector')
   outputs = parts.head(units, kernel_regularizer=parts.regularizer(fields))(x)
   return keras.Model(inputs, outputs, name='sequence')
 
 
-def _convolution(fields: Any, x: Any, channels: int, name: str) -> Any:
-  """Convolution, normalisation and activation, [B, T, D] -> [B, T, channels]; added to the input if D = channels."""
+def _convolution(fields: Any, x: Any, channels: int, strides: int, name: str) -> Any:
+  """Convolution, normalisation and activation, [B, T, D] -> [B, T / strides, channels], added to its input if alike."""
   norm = norms.layer(fields.norm, channels, f'{name}_norm')
   y = keras.layers.Conv1D(
     channels,
     fields.kernel_size,
+    strides,
     padding='same',
     # A bias before a normalisation is subtracted again by it.
     use_bias=norm is None,
@@ -84,7 +84,7 @@ def _convolution(fields: Any, x: Any, channels: int, name: str) -> Any:
     name=name,
   )(x)
   y = keras.layers.Activation(fields.activation, name=f'{name}_activation')(norm(y) if norm else y)
-  return keras.layers.Add(name=f'{name}_add')([x, y]) if x.shape[-1] == channels else y
+  return keras.layers.Add(name=f'{name}_add')([x, y]) if x.shape == y.shape else y
 
 
 def _dropout(fields: Any, x: Any, name: str) -> Any:
