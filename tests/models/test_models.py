@@ -14,6 +14,7 @@ from trainer.errors import ConfigError
 from trainer.models import parts
 
 IMAGE = tf.TensorSpec((8, 8, 1), tf.float32)
+SERIES = tf.TensorSpec((8, 2), tf.float32)
 BATCH = 4
 VARIANTS = [
   ('linear', {}),
@@ -234,10 +235,11 @@ def test_pooling_by_comparisons_is_pooling(padding, size, stride):
 
 
 def test_what_changes_a_shape_is_fixed():
-  for family in ('cnn', 'linear', 'mlp'):
-    shapes = [tuple(v.shape) for v in build(family).variables]
+  for family in ('cnn', 'linear', 'mlp', 'rnn', 'sequence'):
+    spec = SERIES if family in ('rnn', 'sequence') else IMAGE
+    shapes = [tuple(v.shape) for v in build(family, spec).variables]
     changes = {'hidden': (7,), 'channels': (5,), 'convs': 1, 'kernel_size': 5, 'residual': True, 'norm': 'layer'}
-    changes['reduction'] = 'flatten'
+    changes |= {'reduction': 'flatten', 'cell': 'gru', 'bidirectional': True}
     for name, field in models.fields(family).items():
-      if name in changes and [tuple(v.shape) for v in build(family, **{name: changes[name]}).variables] != shapes:
+      if name in changes and [tuple(v.shape) for v in build(family, spec, **{name: changes[name]}).variables] != shapes:
         assert field.fixed, f'{family}.{name}'

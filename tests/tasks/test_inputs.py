@@ -168,3 +168,31 @@ def test_the_aspect_is_kept_by_cutting_from_the_middle(height, width, size):
   features = {'image': F.Image(shape=(None, None, 3))}
   pixels = np.zeros((height, width, 3), np.uint8)
   assert prepared(features, {'image': pixels}, image_size=size, keep_aspect=True).shape == (*size, 3)
+
+
+def test_what_is_missing_is_the_mean_of_the_training_split():
+  features = F.FeaturesDict(
+    {
+      'row': F.FeaturesDict({'a': F.Scalar(np.float32), 'b': F.ClassLabel(num_classes=2)}),
+      'target': F.Scalar(np.float32),
+    }
+  )
+  rows = {
+    'row': {'a': np.float32([1, np.nan, 3, np.nan]), 'b': np.int64([0, 1, -1, 1])},
+    'target': np.zeros(4, np.float32),
+  }
+  task = made_up.task('regression', features, rows)
+  state = task.state()['inputs']
+  np.testing.assert_allclose(state['mean'], [2.0, 0.25, 0.5])
+  np.testing.assert_allclose(state['deviation'], [1.0, np.sqrt(0.1875), 0.5])
+  missing = task.example({'row': {'a': np.float32(np.nan), 'b': np.int64(-1)}, 'target': np.float32(0)})
+  np.testing.assert_allclose(missing['inputs'], [0.0, -0.25 / np.sqrt(0.1875), -1.0], rtol=1e-5)
+
+
+def test_moments_leave_out_what_is_missing():
+  values = np.random.default_rng(0).normal(3.0, 2.0, (3000, 3))
+  values[np.random.default_rng(1).random((3000, 3)) < 0.3] = np.nan
+  values[:, 2] = np.nan
+  mean, deviation = inputs_lib.moments(tf.data.Dataset.from_tensor_slices(values), keep=1)
+  np.testing.assert_allclose(mean, [*np.nanmean(values[:, :2], axis=0), 0.0], rtol=1e-9)
+  np.testing.assert_allclose(deviation, [*np.nanstd(values[:, :2], axis=0), 1.0], rtol=1e-9)

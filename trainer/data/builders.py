@@ -87,10 +87,9 @@ def _builder(name: str, base: str, directory: str) -> tfds.core.DatasetBuilder:
 def _prepare(builder: tfds.core.DatasetBuilder, directory: str) -> None:
   """Writes one of our own sets into the data directory; of several processes at once, one writes, the others wait."""
   try:
-    with _locked(directory, builder.name):
+    with _locked(directory, builder.name), _quiet():
       if not builder.is_prepared():
-        with _quiet():
-          builder.download_and_prepare(file_format=tfds.core.FileFormat.TFRECORD)
+        builder.download_and_prepare(file_format=tfds.core.FileFormat.TFRECORD)
   except (OSError, tf.errors.OpError) as error:
     raise ConfigError(
       f'dataset {builder.name!r} cannot be written to {directory} ({_one_line(error)}): set data.data_dir or '

@@ -8,6 +8,8 @@ which maps a batch of inputs [B, ...] to raw outputs [B, units] (logits, or valu
 policy. Every layer has an explicit name, so that a variable's path does not depend on what the process built before;
 the initialisers take their seeds from `keras.utils.set_random_seed`, so that the same seed gives every process the same
 weights.
+
+`model.name='package.module:function'` takes the place of a family: a function of the user's (trainer/models/own.py).
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import Any
 import keras
 import ml_collections
 
+from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import applications, cnn, linear, mlp, resnet, vit
+from trainer.models import applications, cnn, linear, mlp, own, resnet, rnn, sequence, vit
 
 FAMILIES: dict[str, ModuleType] = {
   'applications': applications,
@@ -27,11 +30,15 @@ FAMILIES: dict[str, ModuleType] = {
   'linear': linear,
   'mlp': mlp,
   'resnet': resnet,
+  'rnn': rnn,
+  'sequence': sequence,
   'vit': vit,
 }
 
 
-check_name = named('a model family', FAMILIES)  # the rule of `model.name`
+def check_name(name: str) -> str:
+  """The rule of `model.name`."""
+  return own.check_name(name) if imports.is_path(name) else named('a model family', FAMILIES)(name)
 
 
 def fields(name: str) -> dict[str, Field]:
@@ -40,23 +47,26 @@ def fields(name: str) -> dict[str, Field]:
   Raises:
     ConfigError: there is no such family; the message names the nearest.
   """
-  return look_up('model', name, FAMILIES).FIELDS
+  return own.FIELDS if imports.is_path(name) else look_up('model', name, FAMILIES).FIELDS
 
 
-def build(config: ml_collections.ConfigDict, input_spec: Any, units: int) -> keras.Model:
+def build(config: ml_collections.ConfigDict, input_spec: Any, units: int, activation: str = '') -> keras.Model:
   """The model of the config's `model` section. Call it in the strategy's scope, after `keras.utils.set_random_seed`.
 
   Args:
     config: the whole config, checked.
     input_spec: tf.TensorSpec of one example's inputs, without the batch dimension; or a nest of them.
     units: number of outputs.
+    activation: what the task applies to the outputs itself, and so must not be in the model.
 
   Returns:
     A built model, inputs [B, ...] -> float32 [B, units].
 
   Raises:
-    ConfigError: the family does not take such inputs.
+    ConfigError: the family does not take such inputs, or the user's own model does not fit.
   """
+  if imports.is_path(config.model.name):
+    return own.build(config.model, input_spec, units, activation)
   model = look_up('model', config.model.name, FAMILIES).build(config.model, input_spec, units)
   paths = [variable.path for variable in model.variables]
   assert len(set(paths)) == len(paths), f'variables of {config.model.name!r} share a path: {sorted(paths)}'

@@ -127,7 +127,7 @@ def _train(
   except DATA_ERRORS as error:
     fault = session.pipeline.corrupt(error)
     if fault is error and where.num_workers > 1:  # a collective hands on what another worker met
-      raise RunAgain(f'another worker met an error: {error.message.splitlines()[0][:120]}') from error
+      raise RunAgain(f'another worker met an error: {str(error).splitlines()[0][:120]}') from error
     raise fault from error
   finally:
     phases.enter('save_block')

@@ -1,24 +1,39 @@
 """What is learnt: tasks by name. A task is one file; trainer/tasks/base.py says what it must give.
 
 A task's module has `FIELDS`, its part of the config's `task` section, and `create(config, features, examples, saved)`.
+
+`task.name='package.module:name'` takes the place of a name: `name` is a function of these four arguments that returns a
+Task, or a subclass of Task that takes them; its fields are its attribute FIELDS, or that of its module, or none.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import ml_collections
 
+from trainer import imports
+from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import classification, regression
+from trainer.tasks import classification, forecasting, regression, text_classification
 from trainer.tasks.base import Examples, Task
 
-TASKS: dict[str, ModuleType] = {'classification': classification, 'regression': regression}
+TASKS: dict[str, ModuleType] = {
+  'classification': classification,
+  'forecasting': forecasting,
+  'regression': regression,
+  'text_classification': text_classification,
+}
 
 
-check_name = named('a task', TASKS)  # the rule of `task.name`
+def check_name(name: str) -> str:
+  """The rule of `task.name`."""
+  if not imports.is_path(name):
+    return named('a task', TASKS)(name)
+  return '' if callable(imports.load('task.name', name)) else 'is not a function or a class that makes a task'
 
 
 def fields(name: str) -> dict[str, Field]:
@@ -27,6 +42,10 @@ def fields(name: str) -> dict[str, Field]:
   Raises:
     ConfigError: there is no such task; the message names the nearest.
   """
+  if imports.is_path(name):
+    found = imports.load('task.name', name)
+    module = sys.modules[name.partition(':')[0]]
+    return getattr(found, 'FIELDS', None) or getattr(module, 'FIELDS', {})
   return look_up('task', name, TASKS).FIELDS
 
 
@@ -48,4 +67,10 @@ def create(
   Raises:
     ConfigError: the dataset does not fit the task, or a loss or metric does not.
   """
-  return look_up('task', config.task.name, TASKS).create(config, features, examples, saved)
+  name = config.task.name
+  if not imports.is_path(name):
+    return look_up('task', name, TASKS).create(config, features, examples, saved)
+  task = imports.load('task.name', name)(config, features, examples, saved)
+  if not isinstance(task, Task):
+    raise ConfigError(f'task.name={name!r} gave a {type(task).__name__}: return a trainer.tasks.base.Task')
+  return task

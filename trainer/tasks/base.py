@@ -28,12 +28,14 @@ class Task(abc.ABC):
   Attributes:
     input_spec: tf.TensorSpec, or a nest of them, of one example's 'inputs'.
     units: outputs of the model.
+    activation: what the task itself applies to the outputs, 'softmax' or 'sigmoid'; '' if they are the values wanted.
     draws: uniform numbers that `augment` takes per example; 0 where there is no augmentation.
     metrics: the metrics that are reported beside the loss.
   """
 
   input_spec: Any
   units: int
+  activation: str = ''
   draws: int = 0
   metrics: MetricSet
 

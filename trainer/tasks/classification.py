@@ -113,16 +113,14 @@ class Classification(Task):
     if fields.single_logit and self._classes != 2:
       raise ConfigError(f'task.single_logit needs two classes, {self._label!r} has {self._classes}: set it to False')
     self.units = 1 if fields.single_logit else self._classes
-    self._inputs = inputs_lib.Inputs(fields, features, self._label, examples, saved and saved['inputs'])
+    self.activation = 'sigmoid' if fields.single_logit else 'softmax'
+    self._inputs = self._make_inputs(fields, features, examples, saved and saved['inputs'])
     self.input_spec = self._inputs.spec
     self._augmentation = fields
     # Uniform numbers for each of: move, change colours, mix.
-    self._draws = augment.draws(fields), randaugment.draws(fields), mixup.draws(fields)
+    self._draws = self._count_draws(fields)
     self.draws = sum(self._draws)
-    if any(self._draws[:2]) and not self._inputs.is_image:
-      names = ', '.join([*augment.FIELDS, 'randaugment_layers'])
-      raise ConfigError(f'task.input={self._inputs.name!r} is not an image: set {names} to 0 or False')
-    self._beta = mixup.quantiles(fields.mixup) if fields.mixup else np.zeros(0)
+    self._beta = mixup.quantiles(fields.mixup) if self._draws[2] else np.zeros(0)
     self._loss = self._make_loss(fields)
     self.metrics = self._make_metrics(fields)
 
@@ -136,6 +134,8 @@ class Classification(Task):
     Raises:
       ConfigError: examples are mixed, and the batch of a replica is odd.
     """
+    if not self.draws:
+      return dict(batch)
     move, change, mix = tf.split(draws, self._draws, axis=1)
     fields, inputs = self._augmentation, batch['inputs']
     if self._draws[0]:
@@ -160,6 +160,18 @@ class Classification(Task):
 
   def state(self) -> dict[str, Any]:
     return {'inputs': self._inputs.state(), 'label': self._label, 'classes': self._classes, 'names': self._names}
+
+  def _make_inputs(
+    self, fields: Any, features: Mapping[str, Any], examples: Examples, saved: Mapping[str, Any] | None
+  ) -> Any:
+    return inputs_lib.Inputs(fields, features, self._label, examples, saved)
+
+  def _count_draws(self, fields: Any) -> tuple[int, int, int]:
+    draws = augment.draws(fields), randaugment.draws(fields), mixup.draws(fields)
+    if any(draws[:2]) and not self._inputs.is_image:
+      names = ', '.join([*augment.FIELDS, 'randaugment_layers'])
+      raise ConfigError(f'task.input={self._inputs.name!r} is not an image: set {names} to 0 or False')
+    return draws
 
   def _make_loss(self, fields: Any) -> Any:
     name = catalogue.loss_name(fields.loss)

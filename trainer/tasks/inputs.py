@@ -1,5 +1,8 @@
 """The feature that the model sees, as a normalised float tensor: which one, of which shape, by which statistics.
 
+A table's row becomes a vector: numbers as they are, categories as one-hot. A number that is missing (NaN) is the mean
+of the training split, and a category that is missing (-1) is none of them.
+
 Dimensions: H height, W width, C channels, F numbers of a vector.
 """
 
@@ -101,7 +104,8 @@ class Inputs:
 
   def __call__(self, features: Mapping[str, Any]) -> tf.Tensor:
     """The inputs of one raw example: float32 of the shape of `spec`."""
-    return self.normalized(self._raw(features))
+    inputs = self.normalized(self._raw(features))
+    return tf.where(tf.math.is_nan(inputs), 0.0, inputs) if self._how == 'standardize' else inputs
 
   def normalized(self, raw: tf.Tensor) -> tf.Tensor:
     """Raw values as the model sees them: float32 of the same shape."""
@@ -173,22 +177,26 @@ def moments(dataset: tf.data.Dataset, *, keep: int) -> tuple[np.ndarray, np.ndar
     keep: number of last dimensions that are kept; the others are averaged over, as are the examples.
 
   Returns:
-    float64 arrays with the last `keep` dimensions. A deviation of 0 is given as 1, so that one can divide by it.
+    float64 arrays with the last `keep` dimensions, over the values that are not NaN. A deviation of 0 is given as 1, so
+    that one can divide by it; where there is no value, the mean is 0 and the deviation 1.
 
   Raises:
     ConfigError: there are no examples.
   """
-  count, mean, squares = 0, np.zeros(()), np.zeros(())
+  count, mean, squares = np.zeros(()), np.zeros(()), np.zeros(())
+  seen = False
   for batch in dataset.batch(STATISTICS_BATCH).as_numpy_iterator():
     rows = batch.astype(np.float64).reshape(-1, *batch.shape[batch.ndim - keep :])
-    difference = rows.mean(axis=0) - mean
-    total = count + len(rows)
-    squares = squares + ((rows - rows.mean(axis=0)) ** 2).sum(axis=0) + difference**2 * (count * len(rows) / total)
-    mean = mean + difference * (len(rows) / total)
-    count = total
-  if not count:
+    present = ~np.isnan(rows)
+    here = present.sum(axis=0)
+    middle = np.where(present, rows, 0.0).sum(axis=0) / np.maximum(here, 1)
+    difference, total = middle - mean, count + here
+    share = here / np.maximum(total, 1)
+    squares = squares + (np.where(present, rows - middle, 0.0) ** 2).sum(axis=0) + difference**2 * (count * share)
+    mean, count, seen = mean + difference * share, total, True
+  if not seen:
     raise ConfigError('the training split has no examples to take statistics of: check data.train_split')
-  deviation = np.sqrt(squares / count)
+  deviation = np.sqrt(squares / np.maximum(count, 1))
   return mean, np.where(deviation > 0, deviation, 1.0)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from trainer import config as config_lib
 from trainer import models, tasks
@@ -124,7 +125,8 @@ def build(
   # The same weights in each process and at each start, whatever was built before.
   keras.utils.set_random_seed(config.seed)
   with distribution.scope():
-    model = models.build(config, task.input_spec, task.units)
+    model = models.build(config, task.input_spec, task.units, task.activation)
+    _warn_of_batch_statistics(model, where)
     how = _without_xla_where_it_cannot(config, model, how, where)
     optimizer = optimizers.create(config.optimizer, config.train.steps, model.trainable_variables)
     loss_scale = FIRST_LOSS_SCALE if how.policy == 'mixed_float16' else 1.0
@@ -136,6 +138,18 @@ def build(
 def _digest(config, how: precision.Precision) -> int:
   """A number that differs where two workers would not compute the same."""
   return zlib.crc32(f'{config_lib.to_json(config)} {how.policy} {how.xla}'.encode())
+
+
+def _warn_of_batch_statistics(model: keras.Model, where: cluster.Cluster) -> None:
+  """Names the layers whose result depends on the number of replicas."""
+  layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+  names = [layer.name for layer in layers if not layer.synchronized]
+  if names and where.replicas > 1 and where.is_chief:
+    logging.warning(
+      'batch statistics are those of each replica alone (1/%d of the batch) in %s; synchronized=True, or a '
+      'normalisation that does not look at other examples, makes the result independent of their number',
+      where.replicas, ', '.join(names),
+    )  # fmt: skip
 
 
 def _without_xla_where_it_cannot(config, model, how: precision.Precision, where) -> precision.Precision:

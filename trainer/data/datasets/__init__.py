@@ -1,4 +1,5 @@
-"""Our own TFDS builders: small real sets whose data files lie in this package, so that they need no download.
+"""Our own TFDS builders: small real sets that need no download, since their data files lie in this package, or
+in another one that pip installs (carriers.py).
 
 `BUILDERS` is the table of names; `builder_class` imports one, which also makes it known to `tfds.builder`. The
 builders are prepared at first use (trainer/data/builders.py), like any TFDS set, into the TFDS data directory.
@@ -17,6 +18,9 @@ import numpy as np
 BUILDERS: dict[str, tuple[str, str]] = {
   'breast_cancer': ('trainer.data.datasets.breast_cancer', 'BreastCancer'),
   'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
+  'diamonds': ('trainer.data.datasets.diamonds', 'Diamonds'),
+  'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
+  'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),
   'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
 }
 
