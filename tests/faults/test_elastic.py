@@ -1,0 +1,69 @@
+"""One run that is killed and goes on elsewhere: two workers, one process, four devices."""
+
+from __future__ import annotations
+
+import collections
+import re
+
+import numpy as np
+import pytest
+
+from tests.faults.attempts import Link, Site
+from tests.faults.chains import run_chain
+from tests.faults.checks import assert_clean, assert_intact
+from tests.faults.program import Hit
+
+STEPS = 60
+RUN = (
+  '--config=configs/digits_cnn.py', '--config.model.channels=(8, 16)', '--config.model.convs=1',
+  '--config.model.norm=group', '--config.model.dropout=0.0', '--config.optimizer.clip_norm=0.5',
+  '--config.optimizer.warmup_steps=5', f'--config.train.steps={STEPS}', '--config.train.log_every_steps=1',
+  '--config.train.steps_per_loop=1', '--config.eval.every_steps=30', '--config.eval.global_batch_size=48',
+  '--config.checkpoint.every_steps=10', '--config.checkpoint.every_seconds=0', '--config.faults.metadata_host=',
+)  # fmt: skip
+
+LINE = re.compile(r'(\d+) (\d+) \[([\d ]+)\]')
+
+
+def batches(site: Site, replicas: int) -> dict[int, list[int]]:
+  """Step -> rows of the examples of its global batch, replica by replica, as the steps themselves have seen them.
+
+  Of a step that a kill has cut short, some replicas are missing; it is left out.
+  """
+  parts: dict[int, dict[int, list[int]]] = collections.defaultdict(dict)
+  for path in site.folder.glob('attempt*/examples.*'):
+    for line in path.read_text().splitlines():
+      if match := LINE.fullmatch(line):
+        parts[int(match[1]) + 1][int(match[2])] = [int(index) for index in match[3].split()]
+  whole = {step: found for step, found in parts.items() if len(found) == replicas}
+  return {step: [row for replica in range(replicas) for row in found[replica]] for step, found in whole.items()}
+
+
+@pytest.mark.slow
+def test_each_step_is_the_same_wherever_it_is_done(tmp_path, data_dir):
+  alone = Site('one device', tmp_path / 'alone', data_dir, run=RUN, record=True)
+  assert alone.attempt()[0].code == 0
+  expected = batches(alone, 1)
+  assert sorted(expected) == list(range(1, STEPS + 1))
+
+  # Topology, its replicas, the step at which it is killed (0: not), and the steps that it is sure to have done.
+  plan = [
+    ('two workers', 2, 23, range(1, 23)),
+    ('one device', 1, 43, range(21, 43)),
+    ('four devices', 4, 0, range(41, STEPS + 1)),
+  ]
+  for topology, replicas, deadly, done in plan:
+    site = Site(topology, tmp_path / topology, data_dir, run=RUN, workdir=tmp_path / 'run', record=True)
+    killed = Link((Hit('SIGKILL', 'step', deadly, at=site.workers - 1),), -9)
+    run_chain(site, (killed if deadly else Link(),), None)
+    found = batches(site, replicas)
+    assert set(done) <= set(found)
+    for step, rows in found.items():
+      assert len(rows) == 64 and rows == expected[step], step
+
+  rows, whole = ({(row['split'], row['step']): row for row in each.rows()} for each in (site, alone))
+  assert rows.keys() == whole.keys()
+  for key, row in whole.items():
+    np.testing.assert_allclose(rows[key]['loss'], row['loss'], rtol=1e-5, err_msg=str(key))
+  assert_intact(site)
+  assert_clean(site)

@@ -1,0 +1,50 @@
+"""The matrix of faults on two logical devices."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import matrix
+from tests.faults.attempts import Site
+from tests.faults.chains import run_chain
+from trainer.train.guard import BAD_STEPS
+
+pytestmark = pytest.mark.slow
+
+TOPOLOGY = 'two devices'
+SIGNALS, DISK, NONFINITE = matrix.signals(1), matrix.disk(), matrix.nonfinite(1)
+
+
+@pytest.mark.parametrize('fault', SIGNALS)
+def test_signals(tmp_path, data_dir, unbroken, fault):
+  run_chain(Site(TOPOLOGY, tmp_path, data_dir), SIGNALS[fault], unbroken(TOPOLOGY))
+
+
+def test_a_damaged_checkpoint(tmp_path, data_dir, unbroken):
+  run_chain(Site(TOPOLOGY, tmp_path, data_dir), matrix.DAMAGE, unbroken(TOPOLOGY))
+
+
+@pytest.mark.parametrize('chain', DISK)
+def test_a_full_disk(tmp_path, data_dir, small_disk, unbroken, chain):
+  run_chain(Site(TOPOLOGY, tmp_path, data_dir, workdir=small_disk / 'run'), DISK[chain], unbroken(TOPOLOGY))
+
+
+@pytest.mark.parametrize('policy', NONFINITE)
+def test_a_step_that_is_not_finite(tmp_path, data_dir, unbroken, policy):
+  site, links = Site(TOPOLOGY, tmp_path, data_dir), NONFINITE[policy]
+  whole = unbroken(TOPOLOGY, link=links[-1])
+  run_chain(site, links, whole)
+  if policy != 'raise':
+    assert (site.workdir / BAD_STEPS).read_bytes() == (whole.workdir / BAD_STEPS).read_bytes()
+
+
+def test_streamed_data(tmp_path, data_dir, data_copy, unbroken):
+  directory, file = data_copy
+  site = Site(TOPOLOGY, tmp_path, directory, *matrix.STREAMED, data_file=file)
+  run_chain(site, matrix.data(), unbroken(TOPOLOGY, *matrix.STREAMED))
+
+
+def test_hangs(tmp_path, data_dir, unbroken):
+  # The devices are in two phases only; the others are the same as on one.
+  links = [link for link in matrix.hangs(1) if not link.hits or link.hits[0].moment in ('step', 'eval')]
+  run_chain(Site(TOPOLOGY, tmp_path, data_dir), tuple(links), unbroken(TOPOLOGY))
