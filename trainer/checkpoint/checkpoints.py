@@ -83,6 +83,7 @@ class Checkpoints:
     self._failures = 0
     self._began: float | None = None  # when the save under way began
     self.save_seconds: float | None = None  # how long the last save that succeeded took, from begin to end
+    self._untidy: set[int] = set()  # steps whose save failed: threads of Orbax may write on after its error
     self._known_good: set[int] = set()
     self._read_back = False
     if writer:
@@ -245,6 +246,7 @@ class Checkpoints:
       self._write(step, arrays, host, metric)
     except Exception as error:  # noqa: BLE001  (a thread has nobody to raise to: it is logged, counted and kept)
       self._failed(step, error)
+      self._untidy.add(step)
       self._attempt('remove what a failed save left behind', lambda: self._layout.tidy(step))
       return
     self._failure, self._failures, self.save_seconds = None, 0, time.monotonic() - started
@@ -338,7 +340,9 @@ class Checkpoints:
 
   def _collect(self, step: int) -> None:
     """Deletes the surplus, now that a step is complete; never that step, nor the newest that is known to be good."""
-    self._layout.tidy(step)
+    for unsure in (step, *self._untidy):
+      self._layout.tidy(unsure)
+    self._untidy.clear()
     for old in self._surplus({step: self.metric(step)}):
       self._layout.delete(old)
 

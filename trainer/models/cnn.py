@@ -77,7 +77,7 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
 def _stage(fields: Any, x: Any, channels: int, *, halve: bool, name: str) -> Any:
   """One stage: `convs` times convolution, normalisation and activation, at half the resolution if `halve`."""
   if halve and fields.pooling != 'stride':
-    pool = keras.layers.MaxPooling2D if fields.pooling == 'max' else keras.layers.AveragePooling2D
+    pool = parts.MaxPooling if fields.pooling == 'max' else keras.layers.AveragePooling2D
     x = pool(2, name=f'{name}_pool')(x)
   strides = 2 if halve and fields.pooling == 'stride' else 1
   shortcut = x

@@ -76,6 +76,7 @@ class Ledger:
     self._pending: collections.deque[bytes] = collections.deque(maxlen=_MOST_PENDING)
     # Held for no longer than an append takes: the main thread waits for it at the end of each phase.
     self._lock = threading.Lock()
+    self._beating = threading.Lock()  # two heartbeats have one temporary name
     self._failing = False
     self._closing = threading.Event()
     self._thread = threading.Thread(target=self._beat_on, name='ledger', daemon=True)
@@ -106,6 +107,8 @@ class Ledger:
   def resumed(self, step: int) -> None:
     """Training goes on from this step: a checkpoint was restored, at the start or to roll back, or there is none."""
     self._append({'kind': 'resumed', 'time': self._unix(time.monotonic()), 'step': step})
+    if self._path:
+      self.beat()  # so that a kill right after it leaves no gap between the last heartbeat and this line
 
   def beat(self) -> None:
     """Writes what is waiting to be written, and the heartbeat; the thread calls it."""
@@ -113,7 +116,8 @@ class Ledger:
       with self._lock:
         self._flush()
       # Not without the lines: a heartbeat is worth nothing where the line of its attempt is missing.
-      self._write_heartbeat()
+      with self._beating:
+        self._write_heartbeat()
     except OSError as error:
       self._failed(self._path, error)
       return

@@ -19,6 +19,7 @@ from trainer.data.pipeline import Pipeline
 from trainer.data.source import Dataset, open_dataset
 from trainer.errors import ConfigError
 from trainer.fields import nearest
+from trainer.models import parts
 from trainer.optim import optimizers
 from trainer.runtime import agreement, cluster, precision, strategy
 from trainer.train.evaluate import Evaluator
@@ -128,6 +129,7 @@ def build(
     model = models.build(config, task.input_spec, task.units, task.activation)
     _warn_of_batch_statistics(model, where)
     how = _without_xla_where_it_cannot(config, model, how, where)
+    parts.compiled(model, how.xla or where.device_kind == 'tpu')
     optimizer = optimizers.create(config.optimizer, config.train.steps, model.trainable_variables)
     loss_scale = FIRST_LOSS_SCALE if how.policy == 'mixed_float16' else 1.0
     state = TrainState(model, optimizer, ema=config.optimizer.ema_decay > 0, loss_scale=loss_scale)
