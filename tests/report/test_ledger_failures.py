@@ -163,6 +163,16 @@ def full(handle: int, contents: bytes, write=os.write) -> int:
   return write(handle, contents[: len(contents) // 2])
 
 
+def test_a_heartbeat_that_did_not_fit_leaves_nothing_behind(tmp_path, begin, monkeypatch):
+  _, written = begin()
+  with monkeypatch.context() as patch:
+    patch.setattr(ledger.os, 'write', full)
+    written.beat()
+  assert sorted(path.name for path in tmp_path.glob('*heartbeat*')) == ['ledger.heartbeat', 'ledger.heartbeat.tmp']
+  written.close(0)
+  assert not list(tmp_path.glob('*heartbeat*'))
+
+
 def test_half_a_line_is_taken_back(tmp_path, clock, begin, monkeypatch, log):
   now, written = begin()
   before = (tmp_path / 'ledger.jsonl').read_bytes()

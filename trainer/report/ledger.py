@@ -144,8 +144,10 @@ class Ledger:
         self._pending.append(_encode(self._span(self._phases.current, now)))
         self._pending.append(_encode({'kind': 'end', 'time': self._unix(now), 'code': code}))
         self._flush()
-      with contextlib.suppress(FileNotFoundError):
-        os.unlink(self._heartbeat)
+      # The temporary one is there if its write failed, or a kill cut it.
+      for path in (self._heartbeat, _temporary(self._heartbeat)):
+        with contextlib.suppress(FileNotFoundError):
+          os.unlink(path)
     except OSError as error:
       self._failed(self._path, error)
 
@@ -210,7 +212,7 @@ class Ledger:
     # The clock first: what is said of the phase holds at that time, or the phase has begun since.
     beat = {'time': self._unix(time.monotonic()), 'pid': os.getpid(), 'attempt': self._began}
     beat |= self._facts(self._phases.current)
-    temporary = f'{self._heartbeat}.tmp'
+    temporary = _temporary(self._heartbeat)
     with open(temporary, 'wb', buffering=0) as file:
       _write_all(file.fileno(), _encode(beat))
     os.replace(temporary, self._heartbeat)
@@ -254,6 +256,10 @@ def file_name(worker: int) -> str:
 
 def heartbeat_name(worker: int) -> str:
   return f'ledger.worker{worker}.heartbeat' if worker else 'ledger.heartbeat'
+
+
+def _temporary(heartbeat: str) -> str:
+  return f'{heartbeat}.tmp'
 
 
 def workers(workdir: str) -> list[int]:
