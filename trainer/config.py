@@ -53,6 +53,9 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'lanes': Field(0, 'virtual readers of a split, a divisor of the batch; 0: the largest up to 64', at_least(0), fixed=True),
     'chunk_records': Field(64, 'records read in one piece by a lane', at_least(1), fixed=True),
     'window_records': Field(256, 'records that a lane shuffles among each other', at_least(1), fixed=True),
+    'pack_tokens': Field(0, 'texts are joined and cut into so many tokens that a model sees at once; 0: they stay', at_least(0), fixed=True),
+    'pack_stride': Field(0, 'tokens from the beginning of one training example to the next; 0: pack_tokens, no overlap', at_least(0), fixed=True),
+    'pack_feature': Field('', 'text that is packed; empty: the only one', fixed=True),
     'memory_budget_bytes': Field(2 * 1024**3, 'largest prepared split that is kept in memory', at_least(0)),
   },
   'optimizer': {
@@ -188,6 +191,11 @@ def _check_across(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(f'train.global_batch_size={batch} is not divisible by data.lanes={data.lanes}')
   if optimizer.warmup_steps > train.steps:
     raise ConfigError(f'optimizer.warmup_steps={optimizer.warmup_steps} is more than train.steps={train.steps}')
+  if data.pack_stride > data.pack_tokens:
+    raise ConfigError(
+      f'data.pack_stride={data.pack_stride} is more than data.pack_tokens={data.pack_tokens}: what lies between would '
+      'never be learnt'
+    )
   schedules.check(optimizer)
   optimizers.arguments(optimizer)
   if data.source != 'synthetic' and not data.eval_split:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MODES = {
   'train': 'train to train.steps with evaluation in between; the same command resumes',
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
+  'predict': 'print what one checkpoint makes of the evaluation split, a JSON object per example',
 }
 
 
@@ -75,7 +76,7 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   flags.DEFINE_string('workdir', None, 'directory of the run, the only place that it writes to', flag_values=values)
   modes = '; '.join(f'{name}: {does}' for name, does in MODES.items())
   flags.DEFINE_enum('mode', 'train', list(MODES), modes, flag_values=values)
-  flags.DEFINE_string('checkpoint', 'latest', "mode eval: 'latest', 'best' or a step", flag_values=values)
+  flags.DEFINE_string('checkpoint', 'latest', "modes eval and predict: 'latest', 'best' or a step", flag_values=values)
 
 
 def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:

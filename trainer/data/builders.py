@@ -11,13 +11,14 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
-from trainer.data import datasets
+from trainer.data import datasets, packing
 from trainer.errors import ConfigError
 from trainer.fields import nearest
 
@@ -68,6 +69,30 @@ def open_builder(name: str, directory: str, *, needs_data: bool) -> tfds.core.Da
       f'be read: prepare it with `tfds build {name} --file_format=tfrecord`'
     )
   return builder
+
+
+def packed(builder: tfds.core.DatasetBuilder, data: Any, directory: str) -> tfds.core.DatasetBuilder:
+  """The set of packed tokens (packing.py) of a set's texts, with its data ready to be read unless they are synthetic.
+
+  Args:
+    builder: the set with the texts.
+    data: the config's section `data`.
+    directory: TFDS data directory.
+
+  Raises:
+    ConfigError: the set has no such text, or the packed one cannot be written.
+  """
+  feature = packing.text_feature(data.pack_feature, builder.info.features)
+
+  def make() -> tfds.core.DatasetBuilder:
+    with _quiet():
+      return packing.Packed(builder, feature, data.pack_tokens, data.pack_stride, directory)
+
+  made = make()
+  if data.source == 'synthetic' or made.is_prepared():
+    return made
+  _prepare(made, directory)
+  return make()
 
 
 def _builder(name: str, base: str, directory: str) -> tfds.core.DatasetBuilder:

@@ -95,6 +95,8 @@ def open_dataset(config: ml_collections.ConfigDict) -> Dataset:
   directory = builders.data_dir(config)
   synthetic = data.source == 'synthetic'
   builder = builders.open_builder(data.dataset, directory, needs_data=not synthetic)
+  if data.pack_tokens:
+    builder = builders.packed(builder, data, directory)
   split = _synthetic_split if synthetic else _split
   return Dataset(
     name=f'{builder.name}/{builder.builder_config.name}' if builder.builder_config else builder.name,

@@ -22,11 +22,12 @@ import ml_collections
 
 from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import applications, cnn, linear, mlp, own, resnet, rnn, sequence, vit
+from trainer.models import applications, cnn, gpt, linear, mlp, own, resnet, rnn, sequence, vit
 
 FAMILIES: dict[str, ModuleType] = {
   'applications': applications,
   'cnn': cnn,
+  'gpt': gpt,
   'linear': linear,
   'mlp': mlp,
   'resnet': resnet,

@@ -25,6 +25,21 @@ def run(command: Any) -> None:
   Raises:
     ConfigError: there is no such checkpoint, it is damaged, or it is of another config.
   """
+  session, step = restored(command)
+  try:
+    results = session.evaluator().evaluate()
+  except DATA_ERRORS as error:
+    raise session.pipeline.corrupt(error) from error
+  if session.cluster.is_chief:
+    print(json.dumps({'step': step, 'split': 'eval', **results}))
+
+
+def restored(command: Any) -> tuple[session_lib.Session, int]:
+  """The run of a work directory at the checkpoint that the command line names, and its step; writes nothing.
+
+  Raises:
+    ConfigError: there is no such checkpoint, it is damaged, or it is of another config.
+  """
   config = command.config
   where = cluster.discover(config)
   directory = Workdir(command.workdir)
@@ -34,19 +49,14 @@ def run(command: Any) -> None:
   checkpoints = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
   step = _choose(checkpoints, command.checkpoint)
   try:
-    restored = checkpoints.restore(step)
+    found = checkpoints.restore(step)
   except CheckpointError as error:
     raise ConfigError(f'{error}; choose another with --checkpoint') from error
-  session = session_lib.build(config, where, restored.host['task'], on_strategy=command.stop.reinstall)
+  session = session_lib.build(config, where, found.host['task'], on_strategy=command.stop.reinstall)
   if agreement.from_chief(session.strategy, where, step) != step:
     raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
-  session.restore(restored)
-  try:
-    results = session.evaluator().evaluate()
-  except DATA_ERRORS as error:
-    raise session.pipeline.corrupt(error) from error
-  if where.is_chief:
-    print(json.dumps({'step': step, 'split': 'eval', **results}))
+  session.restore(found)
+  return session, step
 
 
 def _choose(checkpoints: Checkpoints, name: str) -> int:

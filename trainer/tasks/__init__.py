@@ -18,12 +18,13 @@ import ml_collections
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import classification, forecasting, regression, text_classification
+from trainer.tasks import classification, forecasting, language_modeling, regression, text_classification
 from trainer.tasks.base import Examples, Task
 
 TASKS: dict[str, ModuleType] = {
   'classification': classification,
   'forecasting': forecasting,
+  'language_modeling': language_modeling,
   'regression': regression,
   'text_classification': text_classification,
 }

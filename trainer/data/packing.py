@@ -1,0 +1,123 @@
+"""Texts as one row of tokens, cut into records of one length: a TFDS set made once out of another.
+
+The texts of a split follow each other in their order, each with an end behind it, and record k holds the tokens from
+k * stride on, one more than the model sees, since each but the first is learnt from those before it. So with no overlap
+each token is learnt once an epoch. The set lies beside the others in the data directory and is read like them; so the
+order of its examples is that of any set (order.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from trainer import tokens
+from trainer.errors import ConfigError
+from trainer.fields import nearest
+
+
+class Packed(tfds.core.GeneratorBasedBuilder):
+  """Packed tokens of another set's texts.
+
+  Features: `tokens` int32 (length + 1,), after the end of the last text 0; `count` int32, how many of them stand behind
+  another one of the text, which are those to learn.
+  Splits: those of the other set. Training splits overlap where a stride is given; of `test` and `validation`, and of
+  any split that is not called train, each token is in one record.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+  RELEASE_NOTES = {'1.0.0': 'Bytes.'}
+
+  def __init__(self, source: tfds.core.DatasetBuilder, feature: str, length: int, stride: int, data_dir: str):
+    """Names the set by what it is made of.
+
+    Args:
+      source: the other set, prepared if this one is not.
+      feature: its text.
+      length: tokens that the model sees.
+      stride: tokens from the beginning of one training record to that of the next; 0: length.
+      data_dir: TFDS data directory.
+    """
+    self._source, self._feature, self._length, self._stride = source, feature, length, stride or length
+    kind = f'{source.builder_config.name}-' if source.builder_config else ''
+    name = f'{source.name}-{kind}{source.version}-{feature}-bytes-{length}-{self._stride}'
+    super().__init__(data_dir=data_dir, config=tfds.core.BuilderConfig(name=_safe(name), version=self.VERSION))
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=f'Texts of {self._source.name} ({self._feature}), packed into {self._length} tokens.',
+      features=tfds.features.FeaturesDict(
+        {
+          'tokens': tfds.features.Tensor(shape=(self._length + 1,), dtype=np.int32),
+          'count': tfds.features.Scalar(np.int32),
+        }
+      ),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    return {name: self._generate_examples(name) for name in self._source.info.splits}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    read = tfds.ReadConfig(try_autocache=False, skip_prefetch=True)
+    texts = self._source.as_dataset(split=split, shuffle_files=False, read_config=read)
+    pieces = (tokens.ids(example[self._feature].numpy()) for example in texts)
+    stride = self._stride if split == 'train' else self._length
+    for key, (row, count) in enumerate(cut(pieces, self._length, stride)):
+      yield key, {'tokens': row, 'count': count}
+
+
+def cut(pieces: Iterator[np.ndarray], length: int, stride: int) -> Iterator[tuple[np.ndarray, int]]:
+  """Records of one length out of a row of tokens that comes in pieces.
+
+  Args:
+    pieces: int32 [n] each, the row.
+    length: a record has this many tokens and one more.
+    stride: from the beginning of a record to that of the next, at most `length`.
+
+  Yields:
+    (int32 [length + 1], its tokens that have one before them in it). Only in the last it is less than length.
+  """
+  rest, following = np.zeros([0], np.int32), True
+  while following:
+    piece = next(pieces, None)
+    following = piece is not None
+    if piece is not None:
+      rest = np.concatenate([rest, piece])
+    begin = 0
+    while begin + length + 1 <= len(rest):
+      yield rest[begin : begin + length + 1], length
+      begin += stride
+    rest = rest[begin:]
+  # What lies in the last record too has been learnt: all but one token behind the stride.
+  if len(rest) > 1 + length - stride:
+    yield np.pad(rest, (0, length + 1 - len(rest))), len(rest) - 1
+
+
+def text_feature(name: str, features: Any) -> str:
+  """The feature that is packed: the only text, or the one that is named.
+
+  Raises:
+    ConfigError: there is no such text, or several.
+  """
+  texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
+  if name:
+    if name not in texts:
+      raise ConfigError(f'data.pack_feature={name!r} is not a text of the set{nearest(name, texts)} Texts: {texts}')
+    return name
+  if len(texts) != 1:
+    raise ConfigError(
+      f'data.pack_tokens needs one text, and the set has {texts or "none"}: name one with data.pack_feature'
+    )
+  return texts[0]
+
+
+def _safe(name: str) -> str:
+  """A name for a folder; a long one is cut, and told apart by its hash."""
+  kept = ''.join(c if c.isalnum() or c in '._-' else '_' for c in name)
+  return kept if len(kept) <= 100 else f'{kept[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}'
