@@ -11,6 +11,7 @@ import tensorflow as tf
 from tests.models import parity
 from trainer.errors import ConfigError
 from trainer.models import vit
+from trainer.models.attention import Attention
 
 
 def build(image=(8, 12, 3), **changes):
@@ -59,14 +60,14 @@ def test_positions_tell_patches_apart():
 
 def test_attention_takes_its_softmax_in_float32():
   """200 keys alike: in bfloat16 their shares of 1/200 are rounded, and the mean of equal values would not be that."""
-  core = vit.Attention(1, dtype='mixed_bfloat16')
+  core = Attention(1, dtype='mixed_bfloat16')
   query, value = tf.ones([1, 200, 4], tf.bfloat16), tf.ones([1, 200, 4], tf.bfloat16)
   mixed = core([query, query, value])
   assert mixed.dtype == tf.bfloat16
   np.testing.assert_allclose(tf.cast(mixed, tf.float32), 1.0, atol=0.01)
   query, key = (tf.constant(parity.images((5, 6, 2), 2)[n].reshape(1, 5, 12)) for n in (0, 1))
   weights = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) / math.sqrt(12))
-  np.testing.assert_allclose(vit.Attention(1)([query, key, key]), tf.matmul(weights, key), atol=1e-5)
+  np.testing.assert_allclose(Attention(1)([query, key, key]), tf.matmul(weights, key), atol=1e-5)
 
 
 def test_stochastic_depth_leaves_out_examples_more_often_in_later_blocks():

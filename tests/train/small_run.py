@@ -33,6 +33,9 @@ class Task:
   def __init__(self):
     self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
 
+  def weights(self, batch):
+    return batch['weight']
+
   def losses(self, outputs, batch):
     return self.loss(batch['targets'], tf.cast(outputs, tf.float32))
 

@@ -4,8 +4,7 @@ Sizes are those of Steiner et al., How to Train Your ViT, 2022, table 2. Mean po
 linear head make it the baseline of Beyer et al., Better Plain ViT Baselines for ImageNet-1k, 2022; stochastic depth
 rises linearly from block to block, as in Steiner et al., section 3.3. The gelu is the exact one.
 
-Dimensions: B batch, H height, W width, C channels, T tokens, D model width, N heads, K key width; T, S places of a
-query and of a key.
+Dimensions: B batch, H height, W width, C channels, T tokens, D model width.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import tensorflow as tf
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
 from trainer.models import parts
+from trainer.models.attention import Attention
 
 # size: (layers, model width, heads); the hidden layer of a block is four times as wide as the model
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -127,37 +127,6 @@ def _add(x: Any, y: Any, drop: float, name: str) -> Any:
 
 def _dropout(fields: Any, x: Any, name: str) -> Any:
   return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x
-
-
-@keras.saving.register_keras_serializable('trainer')
-class Attention(keras.layers.Layer):
-  """Scaled dot-product attention of several heads (Vaswani et al., 2017, section 3.2), between the dense layers.
-
-  Products are computed in the layer's dtype, the softmax in float32: in bfloat16 a row of 197 shares does not add up
-  to 1.
-  """
-
-  def __init__(self, heads: int, **kwargs: Any):
-    super().__init__(**kwargs)
-    self.heads = heads
-
-  def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-    """[query, key, value], each [B, T, D] -> [B, T, D]; head n has the numbers [n K, (n + 1) K) of each token."""
-    query_BTNK, key_BSNK, value_BSNK = (self._split(part) for part in inputs)
-    scores_BNTS = tf.einsum('btnk,bsnk->bnts', query_BTNK * query_BTNK.shape[-1] ** -0.5, key_BSNK)
-    shares_BNTS = tf.cast(tf.nn.softmax(tf.cast(scores_BNTS, tf.float32)), value_BSNK.dtype)
-    mixed_BTNK = tf.einsum('bnts,bsnk->btnk', shares_BNTS, value_BSNK)
-    return tf.reshape(mixed_BTNK, [-1, *inputs[0].shape[1:]])
-
-  def compute_output_shape(self, input_shape: Any) -> Any:
-    return input_shape[0]
-
-  def get_config(self) -> dict[str, Any]:
-    return {**super().get_config(), 'heads': self.heads}
-
-  def _split(self, part_BTD: tf.Tensor) -> tf.Tensor:
-    tokens, width = part_BTD.shape[1:]
-    return tf.reshape(part_BTD, [-1, tokens, self.heads, width // self.heads])
 
 
 @keras.saving.register_keras_serializable('trainer')

@@ -3,13 +3,14 @@
 A task knows nothing of strategies, and writes no variable: its methods are pure functions of tensors, so they run in
 tf.data, inside XLA, and in any replica alike.
 
-Dimensions: B batch (of one replica or of all), M state of the metrics.
+Dimensions: B batch (of one replica or of all), M state of the metrics, N examples of a split.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from trainer.tasks.metrics import MetricSet
 # Gives the raw decoded examples of the training split, once and in a fixed order. None where there are none to see:
 # synthetic input.
 Examples = Callable[[], tf.data.Dataset] | None
+# From a batch of inputs [B, ...] to the raw outputs [B, ..., units] of the model as it is evaluated.
+Call = Callable[[Any], tf.Tensor]
 
 
 class Task(abc.ABC):
@@ -27,10 +30,12 @@ class Task(abc.ABC):
 
   Attributes:
     input_spec: tf.TensorSpec, or a nest of them, of one example's 'inputs'.
-    units: outputs of the model.
+    units: outputs of the model, per example or per place of it.
     activation: what the task itself applies to the outputs, 'softmax' or 'sigmoid'; '' if they are the values wanted.
     draws: uniform numbers that `augment` takes per example; 0 where there is no augmentation.
-    metrics: the metrics that are reported beside the loss.
+    metrics: the metrics that are sums over examples, in training and in evaluation.
+    prediction_modes: metrics that are not such sums, and are computed from the collected predictions of an evaluation;
+      each with 'max' or 'min', whichever is better, or '' where neither is.
   """
 
   input_spec: Any
@@ -38,21 +43,23 @@ class Task(abc.ABC):
   activation: str = ''
   draws: int = 0
   metrics: MetricSet
+  prediction_modes: Mapping[str, str] = MappingProxyType({})
 
   @property
   def metric_names(self) -> tuple[str, ...]:
-    """What `metric_results` has, in the order of the config."""
-    return self.metrics.names
+    """What an evaluation reports beside the loss: the sums in the order of the config, then what needs predictions."""
+    return *self.metrics.names, *self.prediction_modes
 
   @property
   def best(self) -> tuple[str, str]:
     """(name, 'max' or 'min') of what says which checkpoint is best, unless the config does: the first metric that has a
     direction, else the loss."""
-    return next(iter(self.metrics.modes.items()), ('loss', 'min'))
+    directed = {**{n: m for n, m in self.prediction_modes.items() if m}, **self.metrics.modes}
+    return next(iter(directed.items()), ('loss', 'min'))
 
   def mode(self, name: str) -> str:
     """'max' or 'min', whichever is better for a reported metric or 'loss'; '' where neither is, as for a count."""
-    return 'min' if name == 'loss' else self.metrics.modes.get(name, '')
+    return 'min' if name == 'loss' else {**self.metrics.modes, **self.prediction_modes}.get(name, '')
 
   @abc.abstractmethod
   def example(self, features: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,15 +82,26 @@ class Task(abc.ABC):
     """The loss of each example, float32 [B], neither weighted nor reduced.
 
     Args:
-      outputs: raw outputs of the model, float [B, units].
+      outputs: raw outputs of the model, float [B, ..., units].
       batch: 'targets' of the same examples.
     """
+
+  def weights(self, batch: Mapping[str, Any]) -> tf.Tensor:
+    """What the loss of each example counts, float32 [B]; 0 for padding. The loss that is reported and whose gradient is
+    taken is the sum of weight times loss over the sum of weights, over all replicas.
+
+    A task whose examples are of different length multiplies by it, and gives losses that are means over an example.
+
+    Args:
+      batch: 'weight' (float32 [B]) and whatever else it has.
+    """
+    return tf.cast(batch['weight'], tf.float32)
 
   def metric_values(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     """What a batch adds to the metrics, float32 [M]; sum it over replicas and batches, in float64.
 
     Args:
-      outputs: raw outputs of the model, float [B, units].
+      outputs: raw outputs of the model, float [B, ..., units].
       batch: 'targets' and 'weight' (float32 [B]) of the same examples.
     """
     return self.metrics.values(outputs, batch)
@@ -91,6 +109,37 @@ class Task(abc.ABC):
   def metric_results(self, totals: np.ndarray) -> dict[str, float]:
     """The metrics by name, from the summed `metric_values`, float64 [M]."""
     return self.metrics.results(totals)
+
+  def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> Any:
+    """What the task makes of each example in the end: a class, a text, boxes.
+
+    Args:
+      call: the model as it is evaluated, from inputs to outputs; for what is made step by step.
+      outputs: raw outputs of the model for the batch, float [B, ..., units].
+      batch: 'inputs' and 'targets' of the same examples.
+
+    Returns:
+      A nest of tensors [B, ...] of static shapes, with all that `prediction_results` and `readable` need.
+    """
+    del call, batch
+    return outputs
+
+  def prediction_results(self, predictions: Any) -> dict[str, float]:
+    """The metrics of `prediction_modes`, on the host.
+
+    Args:
+      predictions: the nest that `predictions` gives, as np.ndarray [N, ...]: each example of the split once, in order.
+    """
+    del predictions
+    return {}
+
+  def readable(self, prediction: Any) -> dict[str, Any]:
+    """One example's prediction as a person reads it, ready for JSON.
+
+    Args:
+      prediction: the nest that `predictions` gives, as np.ndarray without the dimension of the batch.
+    """
+    return {'outputs': np.asarray(prediction).tolist()}
 
   @abc.abstractmethod
   def state(self) -> dict[str, Any]:

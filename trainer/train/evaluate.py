@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from trainer.runtime.precision import Precision
 from trainer.train.state import TrainState
 
-# Batches evaluated between two returns to the host.
+# Batches evaluated between two returns to the host, where nothing but sums comes back.
 _BLOCK = 64
 
 
@@ -17,50 +20,126 @@ class Evaluator:
 
   def __init__(self, strategy: tf.distribute.Strategy, state: TrainState, task, pipeline, precision: Precision):
     self.strategy, self.state, self.task, self.pipeline = strategy, state, task, pipeline
-    self._sums_fn = tf.function(self._sums, jit_compile=True, autograph=False) if precision.xla else self._sums
+    self._sums_fn, self._predicted_fn = self._sums, self._predicted
+    if precision.xla:
+      self._sums_fn = tf.function(self._sums, jit_compile=True, autograph=False)
+      self._predicted_fn = tf.function(self._predicted, jit_compile=True, autograph=False)
 
   def evaluate(self) -> dict[str, float]:
-    """Loss (mean over examples), the task's metrics and the number of examples of the evaluation split.
+    """Loss (weighted mean over examples), the task's metrics and the number of examples of the evaluation split.
 
     Raises:
       RuntimeError: the replicas together did not see each example exactly once; a bug, never reported as a result.
     """
     dataset, batches = self.pipeline.evaluate(self.strategy)
-    iterator = iter(dataset)
-    total, done = np.zeros(3 + self.task.metrics.size), 0
+    iterator, collects = iter(dataset), bool(self.task.prediction_modes)
+    total, done, collected = np.zeros(3 + self.task.metrics.size), 0, []
     while done < batches:
-      size = min(_BLOCK, batches - done)
-      rows = self._block(iterator, tf.constant(size)).numpy()
-      total, done = total + rows.astype(np.float64).sum(axis=0), done + size
+      if collects:
+        size, (rows, *found) = 1, self._predict(iterator)
+        collected.append(_numpy(found))
+      else:
+        size = min(_BLOCK, batches - done)
+        rows = self._block(iterator, tf.constant(size))
+      total, done = total + rows.numpy().astype(np.float64).sum(axis=0), done + size
     loss, weight, examples = total[:3]
     if int(examples) != self.pipeline.eval_examples:
       raise RuntimeError(f'evaluation saw {int(examples)} examples of {self.pipeline.eval_examples}')
-    return {'loss': float(loss / weight), **self.task.metric_results(total[3:]), 'examples': int(examples)}
+    results = {'loss': float(loss / weight), **self.task.metric_results(total[3:])}
+    if collects:
+      results |= self.task.prediction_results(self._in_order(collected))
+    return {**results, 'examples': int(examples)}
+
+  def predict(self) -> Iterator[dict[str, Any]]:
+    """The task's prediction for each example of the evaluation split, in order, as a person reads it.
+
+    Yields:
+      What `task.readable` gives, and 'index', the row in the split.
+    """
+    dataset, batches = self.pipeline.evaluate(self.strategy)
+    iterator, waiting, following = iter(dataset), {}, 0
+    for _ in range(batches):
+      index, predictions = _numpy(self._predict(iterator)[1:])
+      for place, row in enumerate(index.tolist()):
+        if row >= 0:
+          waiting[row] = _row(predictions, place)
+      # The replicas' parts come one after the other, so a whole batch is there before its rows are in order.
+      while following in waiting:
+        yield {'index': following, **self.task.readable(waiting.pop(following))}
+        following += 1
+
+  def _in_order(self, collected: list[tuple[np.ndarray, Any]]) -> Any:
+    """Predictions of a split as one nest [N, ...] in row order, without padding; from (index [B], predictions [B, ...])
+    of each batch."""
+    index = np.concatenate([index for index, _ in collected])
+    joined = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *(predictions for _, predictions in collected))
+    order = np.argsort(index, kind='stable')[np.count_nonzero(index < 0) :]
+    if not np.array_equal(index[order], np.arange(self.pipeline.eval_examples)):
+      raise RuntimeError('the collected predictions are not one of each example')
+    return tf.nest.map_structure(lambda values: values[order], joined)
 
   @tf.function
   def _block(self, iterator, batches: tf.Tensor) -> tf.Tensor:
+    """float32 [batches, 3 + M], the summed rows of so many batches."""
     rows = tf.TensorArray(tf.float32, size=batches)
     for i in tf.range(batches):
       row = self.strategy.run(self._replica, args=(next(iterator),))
       rows = rows.write(i, self.strategy.experimental_local_results(row)[0])
     return rows.stack()
 
+  @tf.function
+  def _predict(self, iterator) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    """Of one batch: the summed row, float32 [1, 3 + M]; index int64 [B]; the task's predictions [B, ...]."""
+    found = self.strategy.run(self._replica_predict, args=(next(iterator),))
+    return tf.nest.map_structure(lambda each: self.strategy.experimental_local_results(each)[0], found)
+
   @tf.autograph.experimental.do_not_convert
   def _replica(self, batch: dict) -> tf.Tensor:
-    sums = self._sums_fn(batch)
+    return self._reduced(self._sums_fn(batch))
+
+  @tf.autograph.experimental.do_not_convert
+  def _replica_predict(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    sums, predictions = self._predicted_fn(batch)
+    found = batch['index'], predictions
+    if self.strategy.num_replicas_in_sync > 1:
+      context = tf.distribute.get_replica_context()
+      found = tf.nest.map_structure(lambda each: context.all_gather(each, axis=0), found)
+    return self._reduced(sums)[tf.newaxis], *found
+
+  def _reduced(self, sums: tf.Tensor) -> tf.Tensor:
     if self.strategy.num_replicas_in_sync == 1:
       return sums
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
 
   def _sums(self, batch: dict) -> tf.Tensor:
     """float32 [3 + M]: loss sum, weight sum, examples that are not padding, metric sums of this replica's batch."""
+    return self._sums_of(self._call(batch['inputs']), batch)
+
+  def _predicted(self, batch: dict) -> tuple[tf.Tensor, Any]:
+    """The same sums, and the task's predictions for this replica's batch."""
+    outputs = self._call(batch['inputs'])
+    return self._sums_of(outputs, batch), self.task.predictions(self._call, outputs, batch)
+
+  def _call(self, inputs: Any) -> tf.Tensor:
+    """The model as it is evaluated, without writing to a variable."""
     state, model = self.state, self.state.model
     parameters = [tf.convert_to_tensor(v.value) for v in (state.ema or state.trainable)]
     buffers = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
-    outputs, _ = model.stateless_call(parameters, buffers, batch['inputs'], training=False)
-    weight = tf.cast(batch['weight'], tf.float32)
+    return model.stateless_call(parameters, buffers, inputs, training=False)[0]
+
+  def _sums_of(self, outputs: tf.Tensor, batch: dict) -> tf.Tensor:
+    weight = self.task.weights(batch)
     # A padded row may hold anything; its loss is left out rather than multiplied by 0, which would keep a NaN.
     losses = tf.where(weight > 0, self.task.losses(outputs, batch), 0.0)
     examples = tf.math.count_nonzero(batch['index'] >= 0, dtype=tf.float32)
     sums = tf.stack([tf.reduce_sum(losses * weight), tf.reduce_sum(weight), examples])
     return tf.concat([sums, self.task.metric_values(outputs, batch)], 0)
+
+
+def _numpy(nest: Any) -> Any:
+  return tf.nest.map_structure(lambda tensor: tensor.numpy(), nest)
+
+
+def _row(predictions: Any, place: int) -> Any:
+  """One example's part of a nest [B, ...]."""
+  return tf.nest.map_structure(lambda values: values[place], predictions)

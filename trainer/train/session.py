@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -170,7 +169,7 @@ def _without_xla_where_it_cannot(config, model, how: precision.Precision, where)
 def _best(config, task) -> tuple[str, str]:
   """The metric that names the best checkpoint, '' for none; and 'max' or 'min'."""
   name = task.best[0] if config.eval.best_metric == 'auto' else config.eval.best_metric
-  known = ('loss', *task.metric_results(np.ones(task.metrics.size)))
+  known = ('loss', *task.metric_names)
   if name and name not in known:
     raise ConfigError(f'eval.best_metric={name!r} is not measured{nearest(name, known)} Measured: {", ".join(known)}')
   mode = task.mode(name) if config.eval.best_mode == 'auto' else config.eval.best_mode

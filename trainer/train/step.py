@@ -191,7 +191,7 @@ class TrainStep:
     if self.seeds:
       for i, seed in zip(self.seeds, self._seeds(step, replica, piece), strict=True):
         buffers[i] = tf.cast(seed, self.buffers[i].dtype)
-    weight = tf.cast(batch['weight'], tf.float32)
+    weight = self.task.weights(batch)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(parameters)
       outputs, after, penalties = self.model.stateless_call(

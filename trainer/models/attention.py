@@ -1,0 +1,154 @@
+"""Attention of several heads, between the dense layers that make queries, keys and values: Vaswani et al., 2017.
+
+Dimensions: B batch, T places of queries, S places of keys, D model width, N heads, M heads of keys and values, K width
+of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# A score that no softmax sees, small enough for any float that has the range of float32.
+_NEVER = -1e30
+
+
+@keras.saving.register_keras_serializable('trainer')
+class Attention(keras.layers.Layer):
+  """Scaled dot-product attention (Vaswani et al., section 3.2).
+
+  Products are computed in the layer's dtype, the softmax in float32: in bfloat16 a row of 197 shares does not add up
+  to 1. With fewer heads of keys and values each serves a group of queries (Ainslie et al., GQA, 2023).
+  """
+
+  def __init__(
+    self,
+    heads: int,
+    *,
+    kv_heads: int = 0,
+    causal: bool = False,
+    scale: bool = True,
+    rotary_base: float = 0.0,
+    dropout: float = 0.0,
+    **kwargs: Any,
+  ):
+    """Args:
+    heads: N, which share the width of a query.
+    kv_heads: M, a divisor of N; 0: N.
+    causal: a query looks at keys up to its own place only.
+    scale: scores are divided by the square root of K; T5 leaves that to its initialisation.
+    rotary_base: queries and keys are turned by their place (`rotated`) with this base; 0: they are not.
+    dropout: share of the shares that are dropped.
+    """
+    super().__init__(**kwargs)
+    self.heads, self.kv_heads, self.causal, self.scale = heads, kv_heads or heads, causal, scale
+    self.rotary_base, self.dropout = rotary_base, dropout
+    self._drop = keras.layers.Dropout(dropout, name='dropout') if dropout else None
+
+  def call(
+    self,
+    inputs: list[tf.Tensor],
+    key_mask: tf.Tensor | None = None,
+    bias: tf.Tensor | None = None,
+    training: bool = False,
+  ) -> tf.Tensor:
+    """Queries look at keys.
+
+    Args:
+      inputs: query [B, T, N K], key and value [B, S, M K]; head n has the numbers [n K, (n + 1) K) of a place.
+      key_mask: bool [B, S], which keys may be looked at; None: all.
+      bias: [1 or B, N, T, S], what is added to the scores.
+      training: whether to drop shares.
+
+    Returns:
+      [B, T, N K].
+    """
+    query, key, value = (self._split(part, n) for part, n in zip(inputs, self._parts, strict=True))
+    if self.rotary_base:
+      query, key = (rotated(part, tf.range(part.shape[1]), self.rotary_base) for part in (query, key))
+    allowed = None if key_mask is None else key_mask[:, tf.newaxis, tf.newaxis, :]
+    if self.causal:
+      past = tf.linalg.band_part(tf.ones([query.shape[1], key.shape[1]], tf.bool), -1, 0)
+      allowed = past if allowed is None else allowed & past
+    return self._mixed(query, key, value, allowed, bias, training)
+
+  def step(
+    self, inputs: list[tf.Tensor], cache: tuple[tf.Tensor, tf.Tensor], place: tf.Tensor
+  ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    """One place of causal self-attention, where keys and values of the earlier places are kept.
+
+    Args:
+      inputs: query [B, 1, N K], key and value [B, 1, M K], of this place.
+      cache: keys and values [B, S, M, K]; those of `place` and later ones are not looked at.
+      place: int32, below S.
+
+    Returns:
+      [B, 1, N K], and the cache with this place in it.
+    """
+    query, key, value = (self._split(part, n) for part, n in zip(inputs, self._parts, strict=True))
+    if self.rotary_base:
+      query, key = (rotated(part, place[tf.newaxis], self.rotary_base) for part in (query, key))
+    places = tf.range(cache[0].shape[1])
+    here = (places == place)[:, tf.newaxis, tf.newaxis]
+    keys, values = (tf.where(here, new, old) for new, old in zip((key, value), cache, strict=True))
+    return self._mixed(query, keys, values, places <= place, None, False), (keys, values)
+
+  def compute_output_shape(self, input_shape: Any) -> Any:
+    return input_shape[0]
+
+  def get_config(self) -> dict[str, Any]:
+    own = {name: getattr(self, name) for name in ('heads', 'kv_heads', 'causal', 'scale', 'rotary_base', 'dropout')}
+    return {**super().get_config(), **own}
+
+  @property
+  def _parts(self) -> tuple[int, int, int]:
+    return self.heads, self.kv_heads, self.kv_heads
+
+  def _split(self, part_BTD: tf.Tensor, heads: int) -> tf.Tensor:
+    """[B, T, N K] -> [B, T, N, K]."""
+    places, width = part_BTD.shape[1:]
+    return tf.reshape(part_BTD, [-1, places, heads, width // heads])
+
+  def _mixed(
+    self,
+    query_BTNK: tf.Tensor,
+    key_BSMK: tf.Tensor,
+    value_BSMK: tf.Tensor,
+    allowed: tf.Tensor | None,
+    bias: tf.Tensor | None,
+    training: bool,
+  ) -> tf.Tensor:
+    """[B, T, N K]; `allowed` is bool and broadcast to [B, N, T, S]."""
+    if self.kv_heads != self.heads:
+      group = self.heads // self.kv_heads
+      key_BSMK, value_BSMK = (tf.repeat(part, group, axis=2) for part in (key_BSMK, value_BSMK))
+    if self.scale:
+      query_BTNK *= query_BTNK.shape[-1] ** -0.5
+    scores_BNTS = tf.cast(tf.einsum('btnk,bsnk->bnts', query_BTNK, key_BSMK), tf.float32)
+    if bias is not None:
+      scores_BNTS += tf.cast(bias, tf.float32)
+    if allowed is not None:
+      scores_BNTS = tf.where(allowed, scores_BNTS, _NEVER)
+    shares_BNTS = tf.cast(tf.nn.softmax(scores_BNTS), value_BSMK.dtype)
+    if self._drop:
+      shares_BNTS = self._drop(shares_BNTS, training=training)
+    mixed_BTNK = tf.einsum('bnts,bsnk->btnk', shares_BNTS, value_BSMK)
+    return tf.reshape(mixed_BTNK, [-1, query_BTNK.shape[1], self.heads * query_BTNK.shape[-1]])
+
+
+def rotated(x_BTNK: tf.Tensor, places_T: tf.Tensor, base: float) -> tf.Tensor:
+  """Rotary positions: Su et al., RoFormer, 2021, section 3.2; numbers k and k + K / 2 are turned together, as in Llama.
+
+  Args:
+    x_BTNK: queries or keys.
+    places_T: int, the places of the T.
+    base: the pairs turn by 1 to nearly 1 / base radians from place to place.
+  """
+  half = x_BTNK.shape[-1] // 2
+  frequency_K = base ** (-tf.range(half, dtype=tf.float32) / half)
+  angle_TK = tf.cast(places_T, tf.float32)[:, tf.newaxis] * frequency_K
+  cos, sin = (tf.cast(f(angle_TK), x_BTNK.dtype)[:, tf.newaxis, :] for f in (tf.cos, tf.sin))
+  first, second = tf.split(x_BTNK, 2, axis=-1)
+  return tf.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
