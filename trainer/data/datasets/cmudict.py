@@ -22,8 +22,8 @@ class Cmudict(tfds.core.GeneratorBasedBuilder):
 
   Features: `word`, in small letters, with apostrophes, hyphens and dots; `phonemes`, of the 39 of the ARPAbet, with
     spaces between them.
-  Splits: `test`, a tenth of the words, chosen by their checksum: 13,508 examples of 12,638 words; `train`, the others. So
-    all pronunciations of a word are in one split; they follow each other.
+  Splits: `test`, a tenth of the words, chosen by their checksum: 13,508 examples of 12,638 words; `train`, the others.
+    So all pronunciations of a word are in one split; they follow each other.
   """
 
   VERSION = tfds.core.Version('1.0.0')
