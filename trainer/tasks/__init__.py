@@ -18,13 +18,14 @@ import ml_collections
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import classification, forecasting, regression, text_classification
+from trainer.tasks import classification, forecasting, regression, seq2seq, text_classification
 from trainer.tasks.base import Examples, Task
 
 TASKS: dict[str, ModuleType] = {
   'classification': classification,
   'forecasting': forecasting,
   'regression': regression,
+  'seq2seq': seq2seq,
   'text_classification': text_classification,
 }
 
