@@ -1,5 +1,4 @@
-"""x
-"""
+"""x"""
 
 import ml_collections
 
@@ -10,7 +9,6 @@ from trainer.errors import ConfigError
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = config_lib.base(task='seq2seq', model='seq2seq')
   config.data.dataset = 'cmudict'
-  config.data.eval_split = 'test[:2000]'
   config.task.source, config.task.target = 'word', 'phonemes'
   config.task.source_vocabulary, config.task.target_vocabulary = 'characters', 'words'
   config.task.source_length = config.task.target_length = 20
@@ -21,17 +19,17 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.model.head_width = 32
   config.model.hidden = 512
   config.model.max_distance = 20
-  config.model.dropout = 0.1
+  config.model.dropout = 0.0
   config.optimizer.name = 'adamw'
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup_steps = 200
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip_norm = 1.0
   config.optimizer.ema_decay = 0.998
-  config.train.steps = 3000
+  config.train.steps = 3600
   config.train.global_batch_size = 128
   config.train.log_every_steps = 100
-  config.eval.every_steps = 1000
+  config.eval.every_steps = 1800
   config.eval.global_batch_size = 500
   if variant == 'smoke':
     config_lib.smoke(config)

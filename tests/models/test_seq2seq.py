@@ -13,7 +13,10 @@ from tests.models import parity, parity_t5
 from trainer.errors import ConfigError
 from trainer.models import seq2seq
 
+# How far a step of plain gradient descent goes in the test of learning.
+RATES = {'seq2seq': 0.2, 'seq2seq_lstm': 2.0}
 SMALL = {
+  'seq2seq_lstm': {'embedding': 8, 'layers': 2, 'hidden': 12, 'comparison': 6},
   'seq2seq': {'layers': 2, 'width': 16, 'heads': 2, 'head_width': 8, 'hidden': 24, 'buckets': 8, 'max_distance': 6},
 }
 FAMILIES = sorted(SMALL)
@@ -132,7 +135,7 @@ def test_it_compiles_and_learns(family, policy):
       loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(answers, logits))
     parameters = [v.value for v in model.trainable_variables]
     for variable, gradient in zip(parameters, tape.gradient(loss, parameters), strict=True):
-      variable.assign_sub(0.2 * tf.convert_to_tensor(gradient))
+      variable.assign_sub(RATES[family] * tf.convert_to_tensor(gradient))
     return loss
 
   assert model(rows).dtype == tf.float32

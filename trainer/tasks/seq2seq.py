@@ -186,7 +186,9 @@ class Seq2Seq(Task):
 
       def texts() -> tf.data.Dataset:
         assert examples is not None
-        rows = examples().map(lambda row: tf.stack([row[name] for name in wanted]), deterministic=True)
+        rows = examples().map(
+          lambda row: tf.stack([row[name] for name in wanted]), tf.data.AUTOTUNE, deterministic=True
+        )
         return rows.unbatch()
 
       kind = vocabulary.KINDS[fields[field]]
@@ -209,8 +211,11 @@ class Seq2Seq(Task):
 
   def _say_what_is_cut(self, examples: Any) -> None:
     """Warns where many texts of the training split are longer than what is seen of them."""
-    rows = examples().take(_LOOKED_AT)
-    sizes = rows.map(lambda row: tf.stack([tf.size(ids) for ids in self._ids(row)]), deterministic=True)
+    sizes = (
+      examples()
+      .take(_LOOKED_AT)
+      .map(lambda row: tf.stack([tf.size(ids) for ids in self._ids(row)]), tf.data.AUTOTUNE, deterministic=True)
+    )
     source_N, target_N = np.array([*sizes.as_numpy_iterator()], np.int64).reshape(-1, 2).T
     for side, name, size in (('source', self._source, source_N), ('target', self._target, target_N + 1)):
       most = self._fields[f'{side}_length']

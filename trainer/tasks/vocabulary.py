@@ -22,6 +22,8 @@ FIRST = 3
 _UNKNOWN_SIGN = '\N{REPLACEMENT CHARACTER}'
 # Hashes are in [0, 2^62): among a million words two alike have a probability of one in ten million.
 _HASHES = 2**62
+# Texts that are split together when a vocabulary is learnt.
+_TOGETHER = 1024
 _MADE_UP = tuple(chr(code) for code in range(32, 127))
 
 
@@ -62,9 +64,9 @@ class Bytes(Vocabulary):
 class Symbols(Vocabulary):
   """Strings out of a list, the most frequent first."""
 
-  def __init__(self, split: Callable[[tf.Tensor], tf.Tensor], joint: str, entries: Sequence[str]):
+  def __init__(self, split: Callable[[tf.Tensor], Any], joint: str, entries: Sequence[str]):
     """Args:
-    split: a text, string [] -> string [n].
+    split: a text, string [] -> string [n]; or several, string [B] -> ragged string [B, n].
     joint: what stands between two symbols in a text.
     entries: the symbols, in the order of their ids.
     """
@@ -90,15 +92,15 @@ class Symbols(Vocabulary):
     return {'entries': self._entries}
 
 
-def _characters(text: tf.Tensor) -> tf.Tensor:
+def _characters(text: tf.Tensor) -> Any:
   return tf.strings.unicode_split(text, 'UTF-8')
 
 
-def _words(text: tf.Tensor) -> tf.Tensor:
+def _words(text: tf.Tensor) -> Any:
   return tf.strings.split(text)
 
 
-def _learnt(split: Callable[[tf.Tensor], tf.Tensor], joint: str) -> Callable[..., Vocabulary]:
+def _learnt(split: Callable[[tf.Tensor], Any], joint: str) -> Callable[..., Vocabulary]:
   """Makes a vocabulary of the symbols of texts, or takes back those that were saved."""
 
   def make(texts: Callable[[], tf.data.Dataset] | None, saved: Mapping[str, Any] | None, most: int) -> Vocabulary:
@@ -107,7 +109,7 @@ def _learnt(split: Callable[[tf.Tensor], tf.Tensor], joint: str) -> Callable[...
     if texts is None:
       return Symbols(split, joint, _MADE_UP)
     # Counted in the graph, text by text, so that a word comes to Python once and not each time.
-    symbols = texts().map(split, tf.data.AUTOTUNE, deterministic=True)
+    symbols = texts().batch(_TOGETHER).map(lambda rows: split(rows).flat_values, tf.data.AUTOTUNE, deterministic=True)
     count: collections.Counter[bytes] = collections.Counter()
     for row in symbols.as_numpy_iterator():
       count.update(row.tolist())
