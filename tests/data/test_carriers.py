@@ -1,6 +1,7 @@
 """Sets whose files other packages carry: what is in them where the package is there, and one line where it is not."""
 
 import importlib.metadata
+import itertools
 
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_diamonds_hold_every_row_once_and_no_side_of_zero(data_dir):
   assert (row['carat'], row['cut'], row['color'], row['clarity']) == (np.float32(0.23), 4, 5, 1)
   sides = np.array([[row['features'][side] for side in 'xyz'] for row in [*train, *test]])
   assert np.nanmin(sides) > 0 and np.isnan(sides).sum(axis=0).tolist() == [8, 7, 20]
+
+
+@needs('pocketsphinx')
+def test_cmudict_holds_every_line_once_and_no_word_in_both_splits(data_dir):
+  train, test = (examples(data_dir, 'cmudict', split) for split in ('train', 'test'))
+  assert (len(train), len(test)) == (121_352, 13_508)
+  words = [[row['word'].decode() for row in rows] for rows in (train, test)]
+  assert not set(words[0]) & set(words[1])
+  assert len(set(words[1])) == len([key for key, _ in itertools.groupby(words[1])]) == 12_638, 'variants are neighbours'
+  assert not any('(' in word for word in words[0] + words[1])
+  pairs = {(row['word'], row['phonemes']) for row in [*train, *test]}
+  assert len(pairs) == 134_860 and {(b'tomato', b'T AH M EY T OW'), (b'tomato', b'T AH M AA T OW')} <= pairs
 
 
 def test_entries_of_a_catalogue():

@@ -41,7 +41,7 @@ def fill(model: keras.Model) -> None:
   """Gives each variable values that depend on its path alone, and that keep activations near 1."""
   for variable in model.weights:
     random, name = np.random.default_rng(zlib.crc32(variable.path.encode())), variable.path.rpartition('/')[2]
-    if name in ('gamma', 'moving_variance'):
+    if name in ('gamma', 'scale', 'moving_variance'):
       value = random.uniform(0.5, 1.5, variable.shape)
     else:
       fan_in = np.prod(variable.shape[:-1]) if name == 'kernel' else 25.0
@@ -147,5 +147,6 @@ def _head(model: keras.Model, features: np.ndarray) -> np.ndarray:
 
 
 if __name__ == '__main__':
-  logits = {name: theirs(name, ours(name)).tolist() for name in CASES}
-  GOLDEN.write_text(json.dumps(logits, indent=1) + '\n')
+  golden = json.loads(GOLDEN.read_text())
+  golden |= {name: theirs(name, ours(name)).tolist() for name in CASES}
+  GOLDEN.write_text(json.dumps(golden, indent=1) + '\n')

@@ -22,7 +22,7 @@ import ml_collections
 
 from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import applications, cnn, gpt, linear, mlp, own, resnet, rnn, sequence, vit
+from trainer.models import applications, cnn, gpt, linear, mlp, own, resnet, rnn, seq2seq, seq2seq_lstm, sequence, vit
 
 FAMILIES: dict[str, ModuleType] = {
   'applications': applications,
@@ -32,6 +32,8 @@ FAMILIES: dict[str, ModuleType] = {
   'mlp': mlp,
   'resnet': resnet,
   'rnn': rnn,
+  'seq2seq': seq2seq,
+  'seq2seq_lstm': seq2seq_lstm,
   'sequence': sequence,
   'vit': vit,
 }

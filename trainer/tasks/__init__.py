@@ -18,7 +18,7 @@ import ml_collections
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import classification, forecasting, language_modeling, regression, text_classification
+from trainer.tasks import classification, forecasting, language_modeling, regression, seq2seq, text_classification
 from trainer.tasks.base import Examples, Task
 
 TASKS: dict[str, ModuleType] = {
@@ -26,6 +26,7 @@ TASKS: dict[str, ModuleType] = {
   'forecasting': forecasting,
   'language_modeling': language_modeling,
   'regression': regression,
+  'seq2seq': seq2seq,
   'text_classification': text_classification,
 }
 

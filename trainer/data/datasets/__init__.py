@@ -17,6 +17,7 @@ import numpy as np
 # TFDS name -> (module, class)
 BUILDERS: dict[str, tuple[str, str]] = {
   'breast_cancer': ('trainer.data.datasets.breast_cancer', 'BreastCancer'),
+  'cmudict': ('trainer.data.datasets.cmudict', 'Cmudict'),
   'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
   'diamonds': ('trainer.data.datasets.diamonds', 'Diamonds'),
   'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
