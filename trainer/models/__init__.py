@@ -22,11 +22,13 @@ import ml_collections
 
 from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import applications, cnn, linear, mlp, own, resnet, rnn, sequence, vit
+from trainer.models import applications, cnn, conformer, keyword_cnn, linear, mlp, own, resnet, rnn, sequence, vit
 
 FAMILIES: dict[str, ModuleType] = {
   'applications': applications,
   'cnn': cnn,
+  'conformer': conformer,
+  'keyword_cnn': keyword_cnn,
   'linear': linear,
   'mlp': mlp,
   'resnet': resnet,

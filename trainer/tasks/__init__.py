@@ -18,11 +18,13 @@ import ml_collections
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import classification, forecasting, regression, text_classification
+from trainer.tasks import audio_classification, classification, ctc, forecasting, regression, text_classification
 from trainer.tasks.base import Examples, Task
 
 TASKS: dict[str, ModuleType] = {
+  'audio_classification': audio_classification,
   'classification': classification,
+  'ctc': ctc,
   'forecasting': forecasting,
   'regression': regression,
   'text_classification': text_classification,
