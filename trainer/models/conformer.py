@@ -106,7 +106,7 @@ def _subsampled(fields: Any, x: Any, length: Any, width: int, halvings: int) -> 
   mask = None
   if length is not None:
     mask = Heard(1, x.shape[1], name='heard')(length)
-    x = Blank(name='heard_frames')(x, mask=mask)
+    x = Blank(name='heard_frames')(x, heard=mask)
   if halvings:
     x = keras.layers.Reshape((*x.shape[1:], 1), name='subsampling_image')(x)
   for i in range(1, halvings + 1):
@@ -114,7 +114,7 @@ def _subsampled(fields: Any, x: Any, length: Any, width: int, halvings: int) -> 
     x = keras.layers.Activation('relu', name=f'subsampling{i}_relu')(x)
     if length is not None:
       mask = Heard(2**i, x.shape[1], name=f'subsampling{i}_heard')(length)
-      x = Blank(name=f'subsampling{i}_blank')(x, mask=mask)
+      x = Blank(name=f'subsampling{i}_blank')(x, heard=mask)
   if halvings:
     x = keras.layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]), name='subsampling_frames')(x)
   return x, mask

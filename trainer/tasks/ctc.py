@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least
-from trainer.tasks import audio, edits, specaugment
+from trainer.tasks import audio, ctc_loss, edits, specaugment
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Call, Examples, Task
 from trainer.tasks.metrics import MetricSet
@@ -41,8 +41,6 @@ _BLANK = 0
 _UNKNOWN = '\N{REPLACEMENT CHARACTER}'
 # Of synthetic input.
 _ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
-# The negative log-likelihood where a recording is too short for its transcript is infinite, or as good as that.
-_IMPOSSIBLE = 1e6
 
 
 class Ctc(Task):
@@ -103,16 +101,10 @@ class Ctc(Task):
     """Nats per character; 0 where a recording has too few frames for its transcript (no gradient comes of it)."""
     targets = batch['targets']
     count_B = tf.minimum(targets['characters'], self._most)
-    likelihood_B = tf.nn.ctc_loss(
-      targets['symbols'],
-      tf.cast(outputs, tf.float32),
-      count_B,
-      self._lengths(outputs, batch),
-      logits_time_major=False,
-      blank_index=_BLANK,
+    nats_B = ctc_loss.negative_log_likelihoods(
+      outputs, self._lengths(outputs, batch), targets['symbols'], count_B, _BLANK
     )
-    losses_B = likelihood_B / tf.cast(tf.maximum(count_B, 1), tf.float32)
-    return tf.where(likelihood_B < _IMPOSSIBLE, losses_B, 0.0)
+    return tf.where(nats_B < ctc_loss.IMPOSSIBLE, nats_B / tf.cast(tf.maximum(count_B, 1), tf.float32), 0.0)
 
   def weights(self, batch: Mapping[str, Any]) -> tf.Tensor:
     """An example counts as often as it has characters; one that was cut not at all."""
