@@ -146,7 +146,7 @@ def _convolution(fields: Any, x: Any, mask: Any, width: int, name: str) -> Any:
   gate = keras.layers.Dense(width, activation='sigmoid', name=f'{name}_gate')(y)
   y = keras.layers.Multiply(name=f'{name}_glu')([keras.layers.Dense(width, name=f'{name}_in')(y), gate])
   if mask is not None:
-    y = Blank(name=f'{name}_blank')(y, mask=mask)
+    y = Blank(name=f'{name}_blank')(y, heard=mask)
   y = keras.layers.DepthwiseConv1D(fields.kernel_size, padding='same', name=f'{name}_depthwise')(y)
   norm = norms.layer(fields.norm, width, f'{name}_inner_norm')
   y = keras.layers.Activation('silu', name=f'{name}_swish')(norm(y) if norm else y)
@@ -181,9 +181,9 @@ class Heard(keras.layers.Layer):
 class Blank(keras.layers.Layer):
   """Puts zeros where a recording has ended."""
 
-  def call(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+  def call(self, x: tf.Tensor, heard: tf.Tensor) -> tf.Tensor:
     """[B, S, ...] and bool [B, S] -> [B, S, ...]."""
-    return tf.where(tf.reshape(mask, [-1, x.shape[1], *[1] * (len(x.shape) - 2)]), x, tf.zeros([], x.dtype))
+    return tf.where(tf.reshape(heard, [-1, x.shape[1], *[1] * (len(x.shape) - 2)]), x, tf.zeros([], x.dtype))
 
   def compute_output_shape(self, input_shape: Any) -> Any:
     return input_shape
