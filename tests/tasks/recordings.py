@@ -26,7 +26,9 @@ def row(samples: int, text: str = 'ab', seed: int = 0) -> dict[str, tf.Tensor]:
   return {'audio': tf.constant(audio(samples, seed)), 'label': tf.constant(1, tf.int64), 'text': tf.constant(text)}
 
 
-def task(name: str, rows: list[dict[str, tf.Tensor]] | None = None, saved=None, features=SPEECH, **changes) -> tasks.Task:
+def task(
+  name: str, rows: list[dict[str, tf.Tensor]] | None = None, saved=None, features=SPEECH, **changes
+) -> tasks.Task:
   """A task; `rows` are its training split."""
 
   def examples() -> tf.data.Dataset:

@@ -21,9 +21,10 @@ def by_hand(samples, window=32, hop=16, bands=8, rate=recordings.RATE, low=20.0)
   power = np.array([np.abs(np.fft.rfft(hann * samples[t * hop : t * hop + window])) ** 2 for t in range(count)])
   mel = 1127 * np.log1p(np.arange(window // 2 + 1) * rate / window / 700)
   edges = np.linspace(1127 * math.log1p(low / 700), 1127 * math.log1p(rate / 2 / 700), bands + 2)
-  weights = np.array(
-    [np.interp(mel, edges[i : i + 3], [0, 1, 0], left=0, right=0) for i in range(bands)]
-  ).T * (np.arange(window // 2 + 1) > 0)[:, None]
+  weights = (
+    np.array([np.interp(mel, edges[i : i + 3], [0, 1, 0], left=0, right=0) for i in range(bands)]).T
+    * (np.arange(window // 2 + 1) > 0)[:, None]
+  )
   return np.log(power @ weights + 1e-6)
 
 
@@ -90,7 +91,9 @@ def test_a_class_is_learnt_from_the_frames_alone():
   assert task.units == 3 and task.draws == 0
   example = task.example(recordings.row(60))
   assert int(example['targets']) == 1
-  np.testing.assert_array_equal(example['inputs'], recordings.task('ctc').example(recordings.row(60))['inputs']['frames'])
+  np.testing.assert_array_equal(
+    example['inputs'], recordings.task('ctc').example(recordings.row(60))['inputs']['frames']
+  )
 
 
 def test_recordings_are_changed_one_by_one_and_not_by_a_half():
@@ -121,7 +124,11 @@ UNKNOWN_RATE = recordings.features_of(F.Audio(dtype=np.int16))
     (recordings.SPEECH, {'input': 'label'}, 'is not a recording: take audio'),
     (recordings.SPEECH, {'sample_rate': 8000}, "the dataset has 'audio' at 1000: set it to 0"),
     (UNKNOWN_RATE, {}, 'set task.sample_rate'),
-    (recordings.SPEECH, {'hop_ms': 40.0}, 'task.hop_ms=40.0, frame_ms=32.0 and seconds=0.272 are 40, 32 and 272 samples'),
+    (
+      recordings.SPEECH,
+      {'hop_ms': 40.0},
+      'task.hop_ms=40.0, frame_ms=32.0 and seconds=0.272 are 40, 32 and 272 samples',
+    ),
     (recordings.SPEECH, {'seconds': 0.02}, 'are 16, 32 and 20 samples'),
     (recordings.SPEECH, {'upper_hertz': 600.0}, 'must be rising, and at most 500.0'),
     (recordings.SPEECH, {'lower_hertz': 500.0}, 'task.lower_hertz=500.0 and upper_hertz=500.0 must be rising'),
