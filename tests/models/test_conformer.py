@@ -3,6 +3,7 @@
 import re
 
 import keras
+import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,11 +22,7 @@ def build(frames=24, bands=8, units=5, length=True, **changes):
   fields = {'name': 'conformer', **values, **SMALL, **changes}
   spec = tf.TensorSpec((frames, bands), tf.float32)
   spec = {'frames': spec, 'length': tf.TensorSpec((), tf.int32)} if length else spec
-  return models.build(keras_config(fields), spec, units)
-
-
-def keras_config(fields):
-  return parity.ml_collections.ConfigDict({'model': fields})
+  return models.build(ml_collections.ConfigDict({'model': fields}), spec, units)
 
 
 def recording(frames, filled, bands=8, seed=0):

@@ -44,12 +44,12 @@ def test_frames_are_those_of_the_definition(samples):
 def test_statistics_are_of_the_training_split_and_of_what_is_heard():
   rows = [recordings.row(samples, seed=seed) for seed, samples in enumerate((40, 150, 300))]
   task = recordings.task('ctc', rows)
-  frames, lengths = zip(*((e['frames'].numpy(), int(e['length'])) for e in (task.example(r)['inputs'] for r in rows)))
-  heard = np.concatenate([f[:n] for f, n in zip(frames, lengths, strict=True)])
+  made = [task.example(row)['inputs'] for row in rows]
+  heard = np.concatenate([inputs['frames'][: inputs['length']] for inputs in made])
   np.testing.assert_allclose(heard.mean(axis=0), 0, atol=1e-4)
   np.testing.assert_allclose(heard.std(axis=0), 1, atol=1e-4)
   again = recordings.task('ctc', saved=task.state())
-  np.testing.assert_array_equal(again.example(rows[0])['inputs']['frames'], frames[0])
+  np.testing.assert_array_equal(again.example(rows[0])['inputs']['frames'], made[0]['frames'])
   first = recordings.task('ctc', rows, statistics_examples=1).state()['inputs']['mean']
   np.testing.assert_allclose(first, by_hand(rows[0]['audio'].numpy().astype(np.float64)).mean(axis=0), atol=1e-3)
 

@@ -1,4 +1,4 @@
-"""Letters from recordings: the loss against all alignments one by one, what is counted, and how transcripts are read."""
+"""Letters from recordings: the loss against all alignments one by one, what is counted, and how it is read."""
 
 import itertools
 import re
@@ -169,9 +169,7 @@ def test_a_reference_that_was_cut_ends_the_evaluation():
   made = task('ab')
   batch = recordings.batch(made, [recordings.row(272, 'abababab')])
   predictions = made.predictions(lambda inputs: inputs, tf.zeros([1, 8, made.units]), batch)
-  with pytest.raises(
-    ConfigError, match='a transcript of 8 characters: set task.max_characters=8 or more, not 6'
-  ) as caught:
+  with pytest.raises(ConfigError, match=r'a transcript of 8 characters: set .*=8 or more, not 6') as caught:
     made.prediction_results(tf.nest.map_structure(lambda x: x.numpy(), predictions))
   assert '\n' not in str(caught.value)
 

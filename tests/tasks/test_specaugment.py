@@ -85,7 +85,7 @@ def test_a_recording_may_begin_later(mel, draw, later):
   assert length == 9 + later
   np.testing.assert_allclose(out[0, later : 9 + later], x[0, :9], atol=1e-6)
   assert np.all(out[0, :later] == 0)
-  whole, length = change(mel, frames([15]), [15], [[draw]], later_frames=4)
+  _, length = change(mel, frames([15]), [15], [[draw]], later_frames=4)
   assert length == 15 + min(later, 1)
 
 
