@@ -22,12 +22,29 @@ import ml_collections
 
 from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import applications, cnn, gpt, linear, mlp, own, resnet, rnn, seq2seq, seq2seq_lstm, sequence, vit
+from trainer.models import (
+  applications,
+  cnn,
+  conformer,
+  gpt,
+  keyword_cnn,
+  linear,
+  mlp,
+  own,
+  resnet,
+  rnn,
+  seq2seq,
+  seq2seq_lstm,
+  sequence,
+  vit,
+)
 
 FAMILIES: dict[str, ModuleType] = {
   'applications': applications,
   'cnn': cnn,
+  'conformer': conformer,
   'gpt': gpt,
+  'keyword_cnn': keyword_cnn,
   'linear': linear,
   'mlp': mlp,
   'resnet': resnet,

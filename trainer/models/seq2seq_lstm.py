@@ -97,7 +97,7 @@ class Recurrent(stepwise.EncoderDecoder):
     return {**super().get_config(), 'sizes': self.sizes, 'units': self.units}
 
   def _encode(self, source_BS: tf.Tensor, training: bool) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """What is looked at: 'encoded' [B, S, 2 H], 'keys' [B, S, A] and 'there' bool [B, S]; and the first state [B, H]."""
+    """What is looked at: 'encoded' [B, S, 2 H], 'keys' [B, S, A], 'there' bool [B, S]; and the first state [B, H]."""
     there = source_BS != stepwise.PADDING
     x = self.dropouts['source'](self.source_embedding(source_BS), training=training)
     for layer in self.encoder:

@@ -18,11 +18,22 @@ import ml_collections
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import classification, forecasting, language_modeling, regression, seq2seq, text_classification
+from trainer.tasks import (
+  audio_classification,
+  classification,
+  ctc,
+  forecasting,
+  language_modeling,
+  regression,
+  seq2seq,
+  text_classification,
+)
 from trainer.tasks.base import Examples, Task
 
 TASKS: dict[str, ModuleType] = {
+  'audio_classification': audio_classification,
   'classification': classification,
+  'ctc': ctc,
   'forecasting': forecasting,
   'language_modeling': language_modeling,
   'regression': regression,

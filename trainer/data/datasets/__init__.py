@@ -22,6 +22,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
   'diamonds': ('trainer.data.datasets.diamonds', 'Diamonds'),
   'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
   'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),
+  'spoken_digits': ('trainer.data.datasets.spoken_digits', 'SpokenDigits'),
   'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
 }
 
