@@ -27,6 +27,7 @@ from trainer.tasks import (
   regression,
   seq2seq,
   text_classification,
+  text_regression,
 )
 from trainer.tasks.base import Examples, Task
 
@@ -39,6 +40,7 @@ TASKS: dict[str, ModuleType] = {
   'regression': regression,
   'seq2seq': seq2seq,
   'text_classification': text_classification,
+  'text_regression': text_regression,
 }
 
 
