@@ -88,9 +88,7 @@ def test_first_weights_are_those_of_the_paper():
 def test_a_saved_model_comes_back(name, tmp_path):
   model = parity_gpt.ours(name)
   model.save(tmp_path / 'model.keras')
-  again = keras.saving.load_model(
-    tmp_path / 'model.keras', custom_objects={'GPT': type(model), 'Block': type(model.blocks[0])}
-  )
+  again = keras.saving.load_model(tmp_path / 'model.keras')
   np.testing.assert_array_equal(again(parity_gpt.ids()), model(parity_gpt.ids()))
 
 
