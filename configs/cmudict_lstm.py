@@ -2,13 +2,14 @@
 
 Command   python -m trainer --config=configs/cmudict_lstm.py --workdir=runs/cmudict_lstm
           needs `pip install pocketsphinx`, which carries the data
-Time      5 min 08 s in all (116 ms per step), on a machine that did other work beside
+Time      3 min 26 s in all (75 ms per step)
 Result    phoneme error rate .107 on all 13,508 test examples, .432 of the words not exactly
           right (token_error, sequence_error); saying each letter by itself has .504
 Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
 
 No word of the test split is in the training split. Errors are of the likeliest phoneme each time; of a word with
-several pronunciations the nearest counts. Variant `smoke`: a few steps on made-up words.
+several pronunciations the nearest counts. With a beam, `--mode=eval --config.task.beam=4`, they are .105 and .426.
+Variant `smoke`: a few steps on made-up words.
 """
 
 import ml_collections
