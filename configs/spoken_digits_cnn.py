@@ -47,7 +47,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.train.steps = 1200
   config.train.global_batch_size = 64
   config.eval.every_steps = 300
-  config.eval.global_batch_size = 250
+  config.eval.global_batch_size = 200
   if variant == 'smoke':
     config_lib.smoke(config)
     config.model.channels = 8
