@@ -62,9 +62,9 @@ def test_where_it_is_not_installed(monkeypatch):
 
 def test_a_text_is_the_mean_of_what_is_no_padding(stand_in):
   model = build(TEXT, backbone='TextBackbone', arguments='{"width": 3}')
-  ids = np.array([[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]], np.int32)
+  ids = np.array([[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6], [0] * 6], np.int32)
   table, (kernel, bias) = model.get_layer('backbone').get_weights()[0], model.get_layer('head').get_weights()
-  expected = np.stack([table[[1, 2]].mean(0), table[1:7].mean(0)]) @ kernel + bias
+  expected = np.stack([table[[1, 2]].mean(0), table[1:7].mean(0), np.zeros(3)]) @ kernel + bias
   np.testing.assert_allclose(model(ids), expected, rtol=1e-5, atol=1e-6)
 
 

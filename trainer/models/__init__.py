@@ -41,6 +41,7 @@ FAMILIES: dict[str, ModuleType] = {
     'seq2seq',
     'seq2seq_lstm',
     'sequence',
+    'sequence_transformer',
     'vit',
   )
 }

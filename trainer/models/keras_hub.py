@@ -74,8 +74,10 @@ def _vector(features: Any, mask: Any) -> Any:
     features = features['sequence_output']
   if len(features.shape) == 4:
     return keras.layers.GlobalAveragePooling2D(name='vector')(features)
+  if len(features.shape) == 3 and mask is not None:
+    return parts.MaskedMean(name='vector')([features, mask])
   if len(features.shape) == 3:
-    return keras.layers.GlobalAveragePooling1D(name='vector')(features, mask=mask)
+    return keras.layers.GlobalAveragePooling1D(name='vector')(features)
   return features
 
 
