@@ -40,8 +40,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.eval.global_batch_size = 200
   if variant == 'smoke':
     config_lib.smoke(config)
-    config.model.embedding = 16
-    config.model.hidden = (8, 8)
+    config.model.embedding = 8
+    config.model.hidden = (4, 4)
+    config.train.global_batch_size = config.eval.global_batch_size = 4
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of imdb_lstm. Known: smoke')
   return config

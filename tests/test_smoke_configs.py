@@ -25,8 +25,9 @@ RUNS += [(name, 'float32', ('one device', 'two devices')[: 1 + (name in ALL_WAYS
 @pytest.mark.usefixtures('fork_server')
 @pytest.mark.parametrize(('name', 'policy', 'topologies'), RUNS)
 def test_three_steps_and_one_more_after_a_restart(name, policy, topologies, tmp_path, data_dir, monkeypatch):
-  # Otherwise half of the time goes into the speed of machine code that runs for three steps.
-  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
+  # Otherwise half of the time goes into the speed of machine code that runs for three steps. Level 0 would be faster
+  # still, but on some models gives numbers that are not finite.
+  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=1')
   expected = [('train', 1), ('train', 2), ('train', 3), ('eval', 3), ('train', 4), ('eval', 4)]
   for steps, topology in zip((3, 4), topologies, strict=False):
     run = (f'--config=configs/{name}.py:smoke', f'--config.precision.policy={policy}', f'--config.train.steps={steps}')
