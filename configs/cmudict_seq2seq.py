@@ -48,11 +48,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.eval.global_batch_size = 500
   if variant == 'smoke':
     config_lib.smoke(config)
-    config.data.eval_split = 'test[:8]'
     config.model.layers = 1
     config.model.width = 16
     config.model.hidden = 32
-    config.train.global_batch_size = config.eval.global_batch_size = 4
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of cmudict_seq2seq. Known: smoke')
   return config

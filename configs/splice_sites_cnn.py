@@ -41,7 +41,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   if variant == 'smoke':
     config_lib.smoke(config)
     config.model.channels = (8,)
-    config.train.global_batch_size = config.eval.global_batch_size = 4
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of splice_sites_cnn. Known: smoke')
   return config

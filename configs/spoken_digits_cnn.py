@@ -52,7 +52,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config_lib.smoke(config)
     config.model.channels = 8
     config.model.stages = 1
-    config.train.global_batch_size = config.eval.global_batch_size = 4
   elif variant == 'speaker':
     config.data.train_split = '+'.join(speaker for speaker in SPEAKERS if speaker != UNHEARD)
     config.data.eval_split = UNHEARD

@@ -68,6 +68,14 @@ def split_cpu() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 
 
+@pytest.fixture(scope='session')
+def fork_server() -> None:
+  """Starts the server that tests/faults/processes.py forks the trainer from, so that TensorFlow is imported once."""
+  from tests.faults import processes
+
+  processes.start_server()
+
+
 @pytest.fixture
 def start_trainer(data_dir: str) -> Iterator[Start]:
   """A function that starts `python -m trainer ARGS...` and returns at once; what still runs at the end is killed.

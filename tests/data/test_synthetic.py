@@ -90,7 +90,10 @@ def test_features_of_all_kinds():
   assert made['tokens'].shape[1:] == (5,) and made['tokens'].min() >= 0
   assert made['flag'].dtype == bool
   assert made['number'].dtype == np.float32 and made['number'].min() >= 0 and made['number'].max() < 1
-  assert made['text'][0].startswith(b'The quick')
+  assert len(set(made['text'])) > 30 and len({len(text) for text in made['text']}) > 10
+  assert {word for text in made['text'] for word in text.split()[1:-1]} <= set(
+    b'The quick brown fox jumps over the lazy dog.'.split()
+  )
   # What comes out of a real record has the same types and ranks.
   spec = features.get_tensor_spec()
   for name in ('image', 'small', 'label', 'text', 'audio', 'flag', 'number', 'tokens'):

@@ -102,6 +102,7 @@ class Site:
   def __init__(
     self, topology: str, folder: pathlib.Path, data_dir: str, *args: str, workdir: pathlib.Path | None = None,
     run: tuple[str, ...] = RUN, data_file: str = '', record: bool = False,
+    static: bool = False,
   ):  # fmt: skip
     """Args:
     topology: one of TOPOLOGIES.
@@ -112,11 +113,12 @@ class Site:
     run: the first arguments of the trainer.
     data_file: one of the data, which can be damaged.
     record: whether to write down which examples each step is trained on.
+    static: whether to fail where the shape of a tensor is not known before it is computed.
     """
     self.topology, self.folder, self.data_dir, self.args = topology, folder, data_dir, (*run, *args)
     self.workers, self._shape = TOPOLOGIES[topology]
     self.workdir = workdir or folder / 'run'
-    self.data_file, self.record = data_file, record
+    self.data_file, self.record, self.static = data_file, record, static
     self._attempts = 0
 
   def attempt(self, link: Link | None = None) -> list[Ended]:
@@ -149,6 +151,7 @@ class Site:
             hits=tuple(hit for hit in link.hits if hit.at == worker),
             poison=link.poison,
             record=self.record,
+            static=self.static,
           )
         )
       return processes.run(programs)

@@ -8,13 +8,12 @@ import subprocess
 
 import pytest
 
-from tests.faults import processes
 from tests.faults.attempts import Link, Site
 
 
 @pytest.fixture(scope='session', autouse=True)
-def fork_server():
-  processes.start_server()
+def forked(fork_server):
+  pass
 
 
 @pytest.fixture(scope='session')

@@ -88,6 +88,7 @@ class Program:
     hits: those that are at this worker.
     poison: puts what is not finite into a step.
     record: whether to write down which examples each step is trained on.
+    static: whether to fail where the shape of a tensor is not known before it is computed.
   """
 
   argv: tuple[str, ...]
@@ -99,6 +100,7 @@ class Program:
   hits: tuple[Hit, ...] = ()
   poison: tampering.Poison | None = None
   record: bool = False
+  static: bool = False
 
   def file(self, name: str, worker: int | None = None) -> str:
     return os.path.join(self.folder, f'{name}.{self.worker if worker is None else worker}')
@@ -127,6 +129,8 @@ class Process:
       tampering.poison(program.poison)
     if program.record:
       tampering.record(program.file('examples'))
+    if program.static:
+      tampering.require_static_shapes()
     with open(program.file('pid'), 'w') as file:
       file.write(str(os.getpid()))
     self._note('process', 'begun', 0)

@@ -1,4 +1,4 @@
-"""What is done to the training step from outside: a number that is not finite, and a record of its examples."""
+"""What is done to the training step from outside: a number that is not finite, a record of its examples, a check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from trainer.train import loop, step
+from trainer.train import evaluate, loop, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,3 +57,23 @@ def record(path: str) -> None:
     return replica_step(self, batch, number, control)
 
   step.TrainStep._replica_step = wrapped
+
+
+def require_static_shapes() -> None:
+  """Has a step and an evaluation fail if a tensor of theirs has a shape that is not known before it is computed."""
+
+  def checked(function):
+    @tf.autograph.experimental.do_not_convert
+    def wrapped(self, *args):
+      result = function(self, *args)
+      graph = tf.compat.v1.get_default_graph()
+      tensors = [tensor for operation in graph.get_operations() for tensor in operation.outputs]
+      open_ones = [tensor for tensor in tensors if not tensor.shape.is_fully_defined()]
+      assert not open_ones, f'{function.__qualname__}: {open_ones[:5]}'
+      return result
+
+    return wrapped
+
+  step.TrainStep._gradients = checked(step.TrainStep._gradients)
+  evaluate.Evaluator._sums = checked(evaluate.Evaluator._sums)
+  evaluate.Evaluator._predicted = checked(evaluate.Evaluator._predicted)

@@ -6,6 +6,7 @@ in the range of their classes, boxes are boxes and text is text.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,8 @@ def _array(name: str, feature: Any, rng: np.random.Generator) -> np.ndarray:
   open_size = _open_size(feature)
   shape = [open_size if size is None else size for size in info.shape]
   if dtype == tf.string:
-    return np.full(shape, _TEXT.encode())
+    texts = [(_TEXT + _TEXT)[begin:][:length] for begin, length in rng.integers(1, len(_TEXT), (math.prod(shape), 2))]
+    return np.array([text.encode() for text in texts]).reshape(shape)
   if dtype == tf.bool:
     return rng.integers(2, size=shape).astype(bool)
   if dtype.is_integer:

@@ -14,6 +14,7 @@ weights.
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -22,37 +23,27 @@ import ml_collections
 
 from trainer import imports
 from trainer.fields import Field, look_up, named
-from trainer.models import (
-  applications,
-  cnn,
-  conformer,
-  gpt,
-  keyword_cnn,
-  linear,
-  mlp,
-  own,
-  resnet,
-  rnn,
-  seq2seq,
-  seq2seq_lstm,
-  sequence,
-  vit,
-)
+from trainer.models import own
 
 FAMILIES: dict[str, ModuleType] = {
-  'applications': applications,
-  'cnn': cnn,
-  'conformer': conformer,
-  'gpt': gpt,
-  'keyword_cnn': keyword_cnn,
-  'linear': linear,
-  'mlp': mlp,
-  'resnet': resnet,
-  'rnn': rnn,
-  'seq2seq': seq2seq,
-  'seq2seq_lstm': seq2seq_lstm,
-  'sequence': sequence,
-  'vit': vit,
+  name: importlib.import_module(f'{__name__}.{name}')
+  for name in (
+    'applications',
+    'cnn',
+    'conformer',
+    'gpt',
+    'keras_hub',
+    'keyword_cnn',
+    'linear',
+    'mlp',
+    'resnet',
+    'rnn',
+    'seq2seq',
+    'seq2seq_lstm',
+    'sequence',
+    'sequence_transformer',
+    'vit',
+  )
 }
 
 

@@ -33,7 +33,8 @@ from trainer.errors import ConfigError
 from trainer.fields import Field, nearest
 
 
-def _check_arguments(text: str) -> str:
+def check_arguments(text: str) -> str:
+  """The rule of a field with keyword arguments as JSON."""
   try:
     return '' if isinstance(json.loads(text or '{}'), dict) else 'must be a JSON object'
   except json.JSONDecodeError as error:
@@ -42,7 +43,7 @@ def _check_arguments(text: str) -> str:
 
 FIELDS: dict[str, Field] = {
   'arguments': Field(
-    '', 'keyword arguments of the function as JSON, e.g. \'{"units": 50}\'', _check_arguments, fixed=True
+    '', 'keyword arguments of the function as JSON, e.g. \'{"units": 50}\'', check_arguments, fixed=True
   ),
 }
 
@@ -95,11 +96,11 @@ def build(fields: Any, input_spec: Any, units: int, activation: str = '') -> ker
   """
   function, path = _function(fields.name), fields.name
   arguments = _arguments(function, fields, input_spec, units)
-  with _numbered_anew():
+  with numbered_anew():
     model = _call(path, function, arguments)
     _refuse_what_was_made_elsewhere(path, model)
     _built(path, model, input_spec)
-  _refuse_shared_names(path, model)
+  refuse_shared_names(path, model)
   if getattr(model, 'compiled', False):
     logging.warning(
       '%s: its compile(...) is ignored; the optimizer.*, task.* and model.* fields of the config decide', path
@@ -138,7 +139,7 @@ def _arguments(function: Callable[..., Any], fields: Any, input_spec: Any, units
 
 
 @contextlib.contextmanager
-def _numbered_anew() -> Iterator[None]:
+def numbered_anew() -> Iterator[None]:
   """Lets Keras' automatic names start from the beginning, and go on afterwards where they were."""
   before = global_state.get_global_attribute('object_name_uids')
   global_state.set_global_attribute('object_name_uids', None)
@@ -205,7 +206,7 @@ def _shapes(shapes: list[tuple]) -> str:
   return ' and '.join(map(str, shapes))
 
 
-def _refuse_shared_names(path: str, model: keras.Model) -> None:
+def refuse_shared_names(path: str, model: keras.Model) -> None:
   paths = [variable.path for variable in model.weights]
   shared = sorted({name for name in paths if paths.count(name) > 1})
   if shared:

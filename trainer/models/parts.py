@@ -107,6 +107,22 @@ class MaxPooling(keras.layers.MaxPooling2D):
     return functools.reduce(tf.maximum, parts)
 
 
+@keras.saving.register_keras_serializable('trainer')
+class MaskedMean(keras.layers.Layer):
+  """The mean over the places that are there; zeros where none is, as in an empty text."""
+
+  def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+    """[x [B, T, D], bool [B, T], which places are there] -> [B, D]."""
+    x_BTD, there_BT = inputs
+    share_BT1 = tf.cast(there_BT, tf.float32)[:, :, tf.newaxis]
+    sums_BD = tf.reduce_sum(tf.cast(x_BTD, tf.float32) * share_BT1, axis=1)
+    return tf.cast(tf.math.divide_no_nan(sums_BD, tf.reduce_sum(share_BT1, axis=1)), x_BTD.dtype)
+
+  def compute_output_shape(self, input_shape: Any) -> Any:
+    (batch, _, width), _ = input_shape
+    return batch, width
+
+
 def compiled(model: keras.Model, xla: bool) -> None:
   """Tells the layers of a model whether XLA will compile them, where that makes a difference."""
   for layer in model._flatten_layers():

@@ -28,7 +28,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
   'L': (24, 1024, 16),
 }
 _EXPANSION = 4
-_EPSILON = 1e-6
+EPSILON = 1e-6
 # The longest wavelength of the fixed positions (Vaswani et al., 2017, section 3.5).
 _TEMPERATURE = 10_000.0
 
@@ -85,9 +85,8 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   x = _dropout(fields, x, 'embedding')
   for i in range(1, layers + 1):
     drop = fields.stochastic_depth * (i - 1) / max(layers - 1, 1)
-    x = _attention(fields, x, width, heads, drop, f'block{i}_attention')
-    x = _dense(fields, x, width, drop, f'block{i}_mlp')
-  x = keras.layers.LayerNormalization(epsilon=_EPSILON, name='norm')(x)
+    x = block(fields, x, width, heads, f'block{i}', drop=drop)
+  x = keras.layers.LayerNormalization(epsilon=EPSILON, name='norm')(x)
   if fields.pooling == 'token':
     x = FirstToken(name='vector')(x)
   else:
@@ -97,18 +96,36 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   return keras.Model(inputs, outputs, name='vit')
 
 
-def _attention(fields: Any, x: Any, width: int, heads: int, drop: float, name: str) -> Any:
+def block(
+  fields: Any, x: Any, width: int, heads: int, name: str, *, drop: float = 0.0, key_mask: Any | None = None
+) -> Any:
+  """One block, [B, T, D] -> [B, T, D].
+
+  Args:
+    fields: has `dropout`.
+    x: tokens.
+    width: D.
+    heads: attention heads, a divisor of D.
+    name: what the names of its layers begin with.
+    drop: share of the examples that leave a half of it out.
+    key_mask: bool [B, T], the tokens that others may look at; None: all.
+  """
+  x = _attention(fields, x, width, heads, drop, key_mask, f'{name}_attention')
+  return _dense(fields, x, width, drop, f'{name}_mlp')
+
+
+def _attention(fields: Any, x: Any, width: int, heads: int, drop: float, key_mask: Any, name: str) -> Any:
   """The first half of a block: x + attention(norm(x)), [B, T, D]."""
-  y = keras.layers.LayerNormalization(epsilon=_EPSILON, name=f'{name}_norm')(x)
+  y = keras.layers.LayerNormalization(epsilon=EPSILON, name=f'{name}_norm')(x)
   query, key, value = (keras.layers.Dense(width, name=f'{name}_{part}')(y) for part in ('query', 'key', 'value'))
-  y = Attention(heads, name=f'{name}_core')([query, key, value])
+  y = Attention(heads, name=f'{name}_core')([query, key, value], key_mask=key_mask)
   y = _dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
   return _add(x, y, drop, name)
 
 
 def _dense(fields: Any, x: Any, width: int, drop: float, name: str) -> Any:
   """The second half of a block: x + dense(gelu(dense(norm(x)))), [B, T, D]."""
-  y = keras.layers.LayerNormalization(epsilon=_EPSILON, name=f'{name}_norm')(x)
+  y = keras.layers.LayerNormalization(epsilon=EPSILON, name=f'{name}_norm')(x)
   y = keras.layers.Dense(_EXPANSION * width, name=f'{name}_in')(y)
   y = _dropout(fields, keras.layers.Activation('gelu', name=f'{name}_gelu')(y), f'{name}_in')
   y = _dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')

@@ -8,6 +8,7 @@ Task, or a subclass of Task that takes them; its fields are its attribute FIELDS
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -18,29 +19,21 @@ import ml_collections
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, look_up, named
-from trainer.tasks import (
-  audio_classification,
-  classification,
-  ctc,
-  forecasting,
-  language_modeling,
-  regression,
-  seq2seq,
-  text_classification,
-  text_regression,
-)
 from trainer.tasks.base import Examples, Task
 
 TASKS: dict[str, ModuleType] = {
-  'audio_classification': audio_classification,
-  'classification': classification,
-  'ctc': ctc,
-  'forecasting': forecasting,
-  'language_modeling': language_modeling,
-  'regression': regression,
-  'seq2seq': seq2seq,
-  'text_classification': text_classification,
-  'text_regression': text_regression,
+  name: importlib.import_module(f'{__name__}.{name}')
+  for name in (
+    'audio_classification',
+    'classification',
+    'ctc',
+    'forecasting',
+    'language_modeling',
+    'regression',
+    'seq2seq',
+    'text_classification',
+    'text_regression',
+  )
 }
 
 
