@@ -36,6 +36,7 @@ from trainer.models import (
   seq2seq,
   seq2seq_lstm,
   sequence,
+  unet,
   vit,
 )
 
@@ -52,6 +53,7 @@ FAMILIES: dict[str, ModuleType] = {
   'seq2seq': seq2seq,
   'seq2seq_lstm': seq2seq_lstm,
   'sequence': sequence,
+  'unet': unet,
   'vit': vit,
 }
 

@@ -25,6 +25,7 @@ from trainer.tasks import (
   forecasting,
   language_modeling,
   regression,
+  segmentation,
   seq2seq,
   text_classification,
 )
@@ -37,6 +38,7 @@ TASKS: dict[str, ModuleType] = {
   'forecasting': forecasting,
   'language_modeling': language_modeling,
   'regression': regression,
+  'segmentation': segmentation,
   'seq2seq': seq2seq,
   'text_classification': text_classification,
 }
