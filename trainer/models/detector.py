@@ -44,9 +44,11 @@ FIELDS: dict[str, Field] = {
     norms.rule('batch', 'sync_batch', 'group', 'layer'),
     fixed=True,
   ),
-  'levels': Field((3, 7), 'first and last level of the pyramid; level l has a place every 2^l pixels', _check_levels, fixed=True),
+  'levels': Field(
+    (3, 7), 'first and last level of the pyramid; level l has a place every 2^l pixels', _check_levels, fixed=True
+  ),
   'pyramid': Field(256, 'channels of the pyramid and of the heads', at_least(1), fixed=True),
-  'head_convs': Field(4, 'convolutions of each head before the last, with group normalisation', at_least(1), fixed=True),
+  'head_convs': Field(4, 'convolutions of each head before the last, with group norm', at_least(1), fixed=True),
 }  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def _heads(fields: Any, levels: list[Any], classes: int, first: int) -> Any:
       named = layer(named)
     for layer in locate:
       located = layer(located)
-    # Section 3.2: one number per level that is learnt fits the same head to objects of other sizes.
+    # Section 3.2 has a learnt factor per level before the exponential; here, where boxes are in strides, one behind it.
     box = Shift(dtype='float32', name=f'level{level}_size')(box_last(located))
     places = keras.layers.Concatenate(dtype='float32', name=f'level{level}_outputs')(
       [class_last(named), box, centre_last(located)]

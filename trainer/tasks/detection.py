@@ -97,14 +97,14 @@ class Detection(Task):
       raise ConfigError("model.name is no detector: take model.name='detector', or say task.levels=(first, last)")
     self._places = boxes.places(detector.grids(levels, self._size), fields.level_reach)
     self.draws = augment.draws(fields)
-    self.metrics = MetricSet({}, lambda *_: (), np.zeros([4, 1]), {})
+    self.metrics = MetricSet({}, lambda kind, outputs, batch: (outputs, outputs, batch['weight']), np.zeros([4, 1]), {})
 
   def example(self, features: Mapping[str, Any]) -> dict[str, Any]:
     """One raw example -> 'inputs' float32 of `input_spec`; 'targets': 'boxes' float32 [M, 4] in pixels, 'labels' int32
-    [M], 'crowd' bool [M], and 'objects' int32 [], how many there are."""
+    [M], 'crowd' int32 [M], and 'objects' int32 [], how many there are."""
     objects, most = features[self._objects], self._fields.max_objects
     count = tf.shape(objects[self._label])[0]
-    crowd = objects[self._crowd] if self._crowd else tf.zeros([count], tf.bool)
+    crowd = tf.cast(objects[self._crowd], tf.int32) if self._crowd else tf.zeros([count], tf.int32)
 
     def filled(values: tf.Tensor, empty: Any) -> tf.Tensor:
       rest = [[0, most - tf.minimum(count, most)], *[[0, 0]] * (values.shape.rank - 1)]
@@ -114,7 +114,7 @@ class Detection(Task):
     targets = {
       'boxes': filled(pixels, 0.0),
       'labels': filled(tf.cast(objects[self._label], tf.int32), boxes.NONE),
-      'crowd': filled(tf.cast(crowd, tf.bool), False),
+      'crowd': filled(crowd, 0),
       'objects': count,
     }
     return {'inputs': self._inputs(features), 'targets': targets}
@@ -130,7 +130,7 @@ class Detection(Task):
   def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     classes_BPK, logs_BP4, centre_BP = self._split(outputs)
     targets = batch['targets']
-    wanted_BM = tf.where(targets['crowd'], boxes.NONE, targets['labels'])
+    wanted_BM = tf.where(targets['crowd'] > 0, boxes.NONE, targets['labels'])
     labels_BP, true_BP4, centre_true_BP = boxes.assign(
       targets['boxes'], wanted_BM, self._places, self._fields.centre_radius
     )
@@ -174,7 +174,7 @@ class Detection(Task):
     return dict(zip(self.prediction_modes, average_precision(predictions, self._classes), strict=True))
 
   def readable(self, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The detections, the likeliest first: class, score and box as (upper, left, lower, right) in shares of the image."""
+    """The detections, the likeliest first: class, score and box (upper, left, lower, right) in shares of the image."""
     size = np.array([*self._size, *self._size])
     rows = zip(prediction['labels'].tolist(), prediction['scores'].tolist(), prediction['boxes'] / size, strict=True)
     return {
@@ -218,7 +218,8 @@ def average_precision(predictions: Mapping[str, np.ndarray], classes: int) -> tu
   from pycocotools.cocoeval import COCOeval
 
   images = len(predictions['labels'])
-  true, found = [], []
+  true: list[dict[str, Any]] = []
+  found: list[dict[str, Any]] = []
   for image in range(images):
     for box, label, crowd in zip(*(predictions[f'true_{n}'][image] for n in ('boxes', 'labels', 'crowd')), strict=True):
       if label != boxes.NONE:
