@@ -27,10 +27,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.optimizer.weight_decay = 0.05
   config.optimizer.clip_norm = 5.0
   config.optimizer.ema_decay = 0.99
-  config.train.steps = 1200
+  config.train.steps = 1000
   config.train.global_batch_size = 8
   config.train.log_every_steps = 100
-  config.eval.every_steps = 300
+  config.eval.every_steps = 250
   config.eval.global_batch_size = 8
   if variant == 'smoke':
     config_lib.smoke(config)

@@ -13,6 +13,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.task.flip_horizontal = True
   config.task.flip_vertical = True
   config.task.shift_pixels = 32.0
+  config.task.class_weights = (1.0, 1.0, 4.0)
   config.model.channels = (16, 32, 64, 128)
   config.optimizer.name = 'adamw'
   config.optimizer.learning_rate = 3e-3
