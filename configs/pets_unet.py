@@ -1,5 +1,5 @@
-"""Oxford-IIIT Pet, pet, background or outline at each pixel: a U-Net by the recipe of Chollet, Image Segmentation with a
-U-Net-like Architecture (keras.io, 2019).
+"""Oxford-IIIT Pet, pet, background or outline at each pixel: a U-Net by the recipe of Chollet, Image Segmentation with
+a U-Net-like Architecture (keras.io, 2019).
 
 Command   python -m trainer --config=configs/pets_unet.py --workdir=runs/pets_unet
           --config.data.data_dir=DIR, a TFDS data directory in which oxford_iiit_pet is prepared

@@ -7,10 +7,12 @@ import pytest
 # What makes them small enough for a processor, and leaves every layer and every field of the recipe in place.
 SMALLER = {
   'cifar10_resnet': ['--config.model.width=8'],
+  'coco_detector': ['--config.model.width=8', '--config.model.pyramid=8', '--config.task.image_size=(64,64)'],
   'imagenet_resnet50': ['--config.model.width=8', '--config.task.image_size=(64,64)'],
   'imagenet_vit_s16': [
     '--config.model.width=24', '--config.model.heads=2', '--config.model.layers=3', '--config.task.image_size=(64,64)',
   ],
+  'pets_unet': ['--config.task.image_size=(32,32)'],
 }  # fmt: skip
 
 

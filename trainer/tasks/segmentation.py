@@ -24,7 +24,6 @@ from trainer.tasks.base import Call, Examples, Task
 from trainer.tasks.metrics import MetricSet
 
 NO_CLASS = -1
-_EPSILON = 1e-6
 
 
 def _check_classes(names: tuple[str, ...]) -> str:
@@ -43,7 +42,7 @@ FIELDS: dict[str, Field] = {
     (), 'what a pixel of each class counts in the cross-entropy; empty: 1', each(at_least(0)), fixed=True
   ),
   'dice': Field(
-    0.0, 'the loss is the cross-entropy and so many times the dice loss, the mean over the classes', at_least(0),
+    0.0, 'the loss is the cross-entropy and so many times the dice loss, the mean over the classes of an image', at_least(0),
     fixed=True,
   ),
   **augment.FIELDS,
@@ -150,7 +149,9 @@ class Segmentation(Task):
     share_BHWC = tf.nn.softmax(logits_BHWC) * known_BHW[..., None]
     common_BC = tf.reduce_sum(share_BHWC * true_BHWC, [1, 2])
     both_BC = tf.reduce_sum(share_BHWC + true_BHWC, [1, 2])
-    dice_B = 1.0 - tf.reduce_mean((2.0 * common_BC + _EPSILON) / (both_BC + _EPSILON), axis=-1)
+    there_BC = tf.cast(tf.reduce_any(true_BHWC > 0, [1, 2]), tf.float32)
+    apart_BC = (1.0 - 2.0 * tf.math.divide_no_nan(common_BC, both_BC)) * there_BC
+    dice_B = tf.math.divide_no_nan(tf.reduce_sum(apart_BC, axis=-1), tf.reduce_sum(there_BC, axis=-1))
     return losses_B + self._dice * dice_B
 
   def weights(self, batch: Mapping[str, Any]) -> tf.Tensor:
