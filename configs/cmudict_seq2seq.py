@@ -1,4 +1,15 @@
-"""x"""
+"""Spelling to phonemes of English words, a small encoder-decoder transformer.
+
+Command   python -m trainer --config=configs/cmudict_seq2seq.py --workdir=runs/cmudict_seq2seq
+          needs `pip install pocketsphinx`, which carries the data
+Time      397 s in all (72 ms per step)
+Result    phoneme error rate .096 on all 13,508 test examples, .364 of the words not exactly
+          right (token_error, sequence_error); saying each letter by itself has .504
+Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
+
+No word of the test split is in the training split. Errors are of the likeliest phoneme each time; of a word with
+several pronunciations the nearest counts. Variant `smoke`: a few steps on made-up words.
+"""
 
 import ml_collections
 
@@ -8,10 +19,13 @@ from trainer.errors import ConfigError
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = config_lib.base(task='seq2seq', model='seq2seq')
+  config.precision.policy = 'mixed_bfloat16'  # a processor with AMX does it faster
   config.data.dataset = 'cmudict'
-  config.task.source, config.task.target = 'word', 'phonemes'
-  config.task.source_vocabulary, config.task.target_vocabulary = 'characters', 'words'
-  config.task.source_length = config.task.target_length = 20
+  config.task.source = 'word'
+  config.task.target = 'phonemes'
+  config.task.target_vocabulary = 'words'
+  config.task.source_length = 20
+  config.task.target_length = 20
   config.task.label_smoothing = 0.1
   config.model.layers = 3
   config.model.width = 128
@@ -34,8 +48,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   if variant == 'smoke':
     config_lib.smoke(config)
     config.data.eval_split = 'test[:8]'
-    config.model.layers, config.model.width, config.model.heads, config.model.hidden = 1, 16, 2, 32
-    config.train.global_batch_size = config.eval.global_batch_size = 8
+    config.model.layers = 1
+    config.model.width = 16
+    config.model.hidden = 32
+    config.train.global_batch_size = config.eval.global_batch_size = 4
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of cmudict_seq2seq. Known: smoke')
   return config

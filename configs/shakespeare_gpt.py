@@ -2,11 +2,22 @@
 
 Command   python -m trainer --config=configs/shakespeare_gpt.py --workdir=runs/shakespeare_gpt
           --config.data.data_dir=DIR, a TFDS data directory in which tiny_shakespeare is prepared
-Time      TIME
-Result    RESULT
+Time      81 s in all (35 ms per step)
+Result    validation loss 1.779 nats per byte (2.566 bits) over all 55,796 bytes; nanoGPT's
+          README has 1.88 for this setting, on its own split and a sample of batches
 Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
 
-`--mode=predict` writes how it goes on. The texts are packed once into a set of their own in the data directory.
+Layers, heads, width, context, batch, steps and decay are nanoGPT's; the learning rate is twice its 1e-3, and the
+weights are averaged. With 1e-3 and without averaging the loss is 1.886.
+
+`--mode=predict` writes how the model goes on from the beginning of each example; of one that was trained so:
+
+  GREMIO:
+  Good morrow, neighbou|n'd to herpullany
+  With since for their in frience wreace have thee,
+  And is countisend coustalted the a the.
+
+ The texts are packed once into a set of their own in the data directory.
 Variant `smoke`: a few steps on made-up tokens.
 """
 
@@ -26,12 +37,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.model.heads = 4
   config.model.width = 128
   config.optimizer.name = 'adamw'
-  config.optimizer.learning_rate = 1e-3
+  config.optimizer.learning_rate = 2e-3
   config.optimizer.end_factor = 0.1
   config.optimizer.warmup_steps = 100
   config.optimizer.weight_decay = 0.1
   config.optimizer.clip_norm = 1.0
   config.optimizer.options = '{"beta_2": 0.99}'
+  config.optimizer.ema_decay = 0.99
   config.train.steps = 2000
   config.train.global_batch_size = 12
   config.train.log_every_steps = 250

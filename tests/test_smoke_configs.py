@@ -1,4 +1,4 @@
-"""The recipes for large images run as they would on an accelerator, but for their size: XLA, bfloat16, two replicas."""
+"""Recipes run as they would on an accelerator, but for their size: XLA, bfloat16, two replicas."""
 
 import json
 
@@ -6,6 +6,9 @@ import pytest
 
 # What makes them small enough for a processor, and leaves every layer and every field of the recipe in place.
 SMALLER = {
+  'cmudict_seq2seq': [],
+  'shakespeare_gpt': [],
+  'spoken_digits_cnn': [],
   'cifar10_resnet': ['--config.model.width=8'],
   'coco_detector': ['--config.model.width=8', '--config.model.pyramid=8', '--config.task.image_size=(64,64)'],
   'imagenet_resnet50': ['--config.model.width=8', '--config.task.image_size=(64,64)'],

@@ -58,6 +58,7 @@ def config(data_dir: str | pathlib.Path, *, batch: int = 8, eval_batch: int = 0,
     'chunk_records': 64,
     'window_records': 256,
     'memory_budget_bytes': 2**31,
+    'pack_tokens': 0,
   }
   assert data.keys() <= fields.keys(), data
   return ml_collections.ConfigDict(

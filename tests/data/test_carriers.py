@@ -79,6 +79,20 @@ def test_cmudict_holds_every_line_once_and_no_word_in_both_splits(data_dir):
   assert len(pairs) == 134_860 and {(b'tomato', b'T AH M EY T OW'), (b'tomato', b'T AH M AA T OW')} <= pairs
 
 
+@needs('mavenn')
+@pytest.mark.parametrize(
+  ('name', 'sizes', 'length', 'letters'),
+  [('splice_sites', (18_469, 5_936, 6_078), 9, 'ACGU'), ('amyloid', (14_481, 826, 759), 42, '*ACDEFGHIKLMNPQRSTVWY')],
+)
+def test_sequences_have_one_length_and_are_in_one_split(data_dir, name, sizes, length, letters):
+  splits = [examples(data_dir, name, split) for split in ('train', 'validation', 'test')]
+  assert tuple(map(len, splits)) == sizes
+  sequences = [row['sequence'].decode() for rows in splits for row in rows]
+  assert {len(sequence) for sequence in sequences} == {length} and set(''.join(sequences)) == set(letters)
+  assert len(set(sequences)) == len(sequences)
+  assert all(np.isfinite(row['target']) for rows in splits for row in rows)
+
+
 def test_entries_of_a_catalogue():
   text = (
     'msgid ""\nmsgstr ""\n"Language: de\\n"\n\nmsgid "All"\nmsgstr "Alle"\n\n#, fuzzy\nmsgid "No"\nmsgstr ""\n\n'

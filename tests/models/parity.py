@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -35,6 +36,15 @@ def build(family: str, image: tuple[int, int, int], units: int = UNITS, **change
   values = {name: field.default for name, field in models.fields(family).items()}
   config = ml_collections.ConfigDict({'model': {'name': family, **values, **changes}})
   return models.build(config, tf.TensorSpec(image, tf.float32), units)
+
+
+def parameters(make: Callable[[], keras.Model]) -> int:
+  """Trainable parameters of a model of any size: its variables are made without values."""
+  try:
+    with keras.StatelessScope(initialize_variables=False):
+      return sum(int(np.prod(v.shape, dtype=np.int64)) for v in make().trainable_variables)
+  finally:
+    keras.utils.clear_session()  # or they would be given values as soon as another variable is made
 
 
 def fill(model: keras.Model) -> None:

@@ -23,7 +23,7 @@ def test_shapes_and_parameters():
 
 
 @pytest.mark.parametrize('norm', ['none', 'batch', 'layer'])
-@pytest.mark.parametrize('summary', ['max', 'mean'])
+@pytest.mark.parametrize('summary', ['max', 'mean', 'all'])
 def test_xla_changes_nothing(norm, summary):
   model = build('sequence', BYTES, vocabulary=11, norm=norm, summary=summary, **SMALL)
   tokens = np.random.default_rng(0).integers(0, 11, (4, 16)).astype(np.int32)

@@ -199,6 +199,7 @@ def window(seconds: float) -> str:
     f'{{"maintenanceStatus": "PENDING", "windowStartTime": "{window(80)}"}}',
     f'{{"maintenanceStatus": "PENDING", "windowStartTime": "{window(-5)}"}}',
   ],
+  ids=range(5),  # a time in the name of a test would be another one in each process that collects it
 )
 def test_maintenance_that_is_near_stops(server, stop, listen, notice):
   server.set(UPCOMING, notice)

@@ -83,7 +83,7 @@ def cut(pieces: Iterator[np.ndarray], length: int, stride: int) -> Iterator[tupl
   Yields:
     (int32 [length + 1], its tokens that have one before them in it). Only in the last it is less than length.
   """
-  rest, following = np.zeros([0], np.int32), True
+  rest, following, learnt = np.zeros([0], np.int32), True, 1
   while following:
     piece = next(pieces, None)
     following = piece is not None
@@ -92,10 +92,10 @@ def cut(pieces: Iterator[np.ndarray], length: int, stride: int) -> Iterator[tupl
     begin = 0
     while begin + length + 1 <= len(rest):
       yield rest[begin : begin + length + 1], length
-      begin += stride
+      begin, learnt = begin + stride, length + 1 - stride
     rest = rest[begin:]
-  # What lies in the last record too has been learnt: all but one token behind the stride.
-  if len(rest) > 1 + length - stride:
+  # The first token has none before it; what lies in the record before this one has been learnt.
+  if len(rest) > learnt:
     yield np.pad(rest, (0, length + 1 - len(rest))), len(rest) - 1
 
 

@@ -19,6 +19,8 @@ EXAMPLES = 64
 # The size of a dimension that the features leave open.
 _OPEN_SIZE = 64
 _OPEN_IMAGE_SIZE = 256
+# That of a recording: long enough to say _TEXT, at the rate of speech if the features do not tell their own.
+_OPEN_SECONDS, _SAMPLE_RATE = 4, 16_000
 _TEXT = 'The quick brown fox jumps over the lazy dog. '
 
 
@@ -62,7 +64,7 @@ def _value(name: str, feature: Any, rng: np.random.Generator) -> Any:
 def _array(name: str, feature: Any, rng: np.random.Generator) -> np.ndarray:
   info = feature.get_tensor_info()
   dtype = tf.as_dtype(info.dtype)
-  open_size = _OPEN_IMAGE_SIZE if isinstance(feature, tfds.features.Image | tfds.features.Video) else _OPEN_SIZE
+  open_size = _open_size(feature)
   shape = [open_size if size is None else size for size in info.shape]
   if dtype == tf.string:
     return np.full(shape, _TEXT.encode())
@@ -74,3 +76,11 @@ def _array(name: str, feature: Any, rng: np.random.Generator) -> np.ndarray:
   if dtype.is_floating:
     return rng.random(shape, np.float32).astype(dtype.as_numpy_dtype)
   raise ConfigError(f"data.source='synthetic' cannot make up the feature {name!r} of dtype {dtype.name}")
+
+
+def _open_size(feature: Any) -> int:
+  if isinstance(feature, tfds.features.Image | tfds.features.Video):
+    return _OPEN_IMAGE_SIZE
+  if isinstance(feature, tfds.features.Audio):
+    return _OPEN_SECONDS * (feature.sample_rate or _SAMPLE_RATE)
+  return _OPEN_SIZE

@@ -116,6 +116,7 @@ def resolved(fields: Any) -> Size:
   )
 
 
+@keras.saving.register_keras_serializable('trainer')
 class GPT(keras.Model):
   """A language model that can keep what it computed for earlier places.
 
@@ -181,6 +182,7 @@ class GPT(keras.Model):
     self(keras.Input(shape=(self.context,), dtype='int32', name='inputs'))
 
 
+@keras.saving.register_keras_serializable('trainer')
 class Block(keras.layers.Layer):
   """One block, [B, T, D] -> [B, T, D]: x + attention(norm(x)), then x + dense(norm(x))."""
 

@@ -16,6 +16,12 @@ from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
 from trainer.models import norms, parts
 
+_SUMMARIES = {
+  'max': keras.layers.GlobalMaxPooling1D,
+  'mean': keras.layers.GlobalAveragePooling1D,
+  'all': keras.layers.Flatten,
+}
+
 
 def _check_channels(channels: tuple[int, ...]) -> str:
   return parts.check_sizes(channels) if channels else 'must name the channels of at least one stage'
@@ -37,7 +43,11 @@ FIELDS: dict[str, Field] = {
   ),
   'activation': Field('relu', 'a Keras activation', parts.check_activation, fixed=True),
   'summary': Field(
-    'max', 'from a sequence to a vector: maximum or mean over its positions', one_of('max', 'mean'), fixed=True
+    'max',
+    'from a sequence to a vector: maximum or mean over its positions; or all of them, where each means the same in '
+    'every sequence',
+    one_of(*_SUMMARIES),
+    fixed=True,
   ),
   'dropout': Field(0.0, 'share dropped of the embedding and of the vector', fraction),
   **parts.REGULARIZER_FIELDS,
@@ -64,8 +74,7 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     for j in range(1, fields.convs + 1):
       # By a stride: XLA has no deterministic gradient of a maximum over windows.
       x = _convolution(fields, x, channels, 2 if i > 1 and j == 1 else 1, f'stage{i}_conv{j}')
-  pool = keras.layers.GlobalMaxPooling1D if fields.summary == 'max' else keras.layers.GlobalAveragePooling1D
-  x = _dropout(fields, pool(name='vector')(x), 'vector')
+  x = _dropout(fields, _SUMMARIES[fields.summary](name='vector')(x), 'vector')
   outputs = parts.head(units, kernel_regularizer=parts.regularizer(fields))(x)
   return keras.Model(inputs, outputs, name='sequence')
 

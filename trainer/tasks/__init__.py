@@ -29,6 +29,7 @@ from trainer.tasks import (
   segmentation,
   seq2seq,
   text_classification,
+  text_regression,
 )
 from trainer.tasks.base import Examples, Task
 
@@ -43,6 +44,7 @@ TASKS: dict[str, ModuleType] = {
   'segmentation': segmentation,
   'seq2seq': seq2seq,
   'text_classification': text_classification,
+  'text_regression': text_regression,
 }
 
 

@@ -86,7 +86,7 @@ class Regression(Task):
         f'feature {self._target!r} has the shape {shape}, which differs between examples: set task.target'
       )
     self.units = int(np.prod(shape))
-    self._inputs = inputs_lib.Inputs(fields, features, self._target, examples, saved and saved['inputs'])
+    self._inputs = self._make_inputs(fields, features, examples, saved and saved['inputs'])
     self.input_spec = self._inputs.spec
     self._poisson = catalogue.loss_name(fields.loss) == 'poisson'
     mean, deviation = np.zeros([self.units]), np.ones([self.units])
@@ -122,6 +122,11 @@ class Regression(Task):
       'mean': self._mean.tolist(),
       'deviation': self._deviation.tolist(),
     }
+
+  def _make_inputs(
+    self, fields: Any, features: Mapping[str, Any], examples: Examples, saved: Mapping[str, Any] | None
+  ) -> Any:
+    return inputs_lib.Inputs(fields, features, self._target, examples, saved)
 
   def _raw_target(self, features: Mapping[str, Any]) -> tf.Tensor:
     return tf.reshape(tf.cast(features[self._target], tf.float32), [self.units])

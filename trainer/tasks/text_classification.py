@@ -20,10 +20,13 @@ from trainer.tasks.base import Examples
 # 0 fills up a text that is short; a byte b is b + 1.
 VOCABULARY = 257
 
-_OF_NUMBERS = (*inputs_lib.FIELDS, *augment.FIELDS, *randaugment.FIELDS, *mixup.FIELDS)
-FIELDS: dict[str, Field] = {
+INPUT_FIELDS: dict[str, Field] = {
   'input': Field('auto', 'feature that the model sees; auto: the only text', fixed=True),
   'bytes': Field(64, 'bytes of a text that the model sees, from its beginning', at_least(1), fixed=True),
+}
+_OF_NUMBERS = (*inputs_lib.FIELDS, *augment.FIELDS, *randaugment.FIELDS, *mixup.FIELDS)
+FIELDS: dict[str, Field] = {
+  **INPUT_FIELDS,
   **{name: field for name, field in classification.FIELDS.items() if name not in _OF_NUMBERS},
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 
 # TFDS name -> (module, class)
 BUILDERS: dict[str, tuple[str, str]] = {
+  'amyloid': ('trainer.data.datasets.sequence_function', 'Amyloid'),
   'breast_cancer': ('trainer.data.datasets.breast_cancer', 'BreastCancer'),
   'cmudict': ('trainer.data.datasets.cmudict', 'Cmudict'),
   'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
@@ -24,6 +25,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
   'land_cover': ('trainer.data.datasets.land_cover', 'LandCover'),
   'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),
   'spoken_digits': ('trainer.data.datasets.spoken_digits', 'SpokenDigits'),
+  'splice_sites': ('trainer.data.datasets.sequence_function', 'SpliceSites'),
   'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
 }
 

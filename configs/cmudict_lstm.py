@@ -1,0 +1,50 @@
+"""Spelling to phonemes of English words, LSTMs with attention.
+
+Command   python -m trainer --config=configs/cmudict_lstm.py --workdir=runs/cmudict_lstm
+          needs `pip install pocketsphinx`, which carries the data
+Time      5 min 08 s in all (116 ms per step), on a machine that did other work beside
+Result    phoneme error rate .107 on all 13,508 test examples, .432 of the words not exactly
+          right (token_error, sequence_error); saying each letter by itself has .504
+Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
+
+No word of the test split is in the training split. Errors are of the likeliest phoneme each time; of a word with
+several pronunciations the nearest counts. Variant `smoke`: a few steps on made-up words.
+"""
+
+import ml_collections
+
+from trainer import config as config_lib
+from trainer.errors import ConfigError
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  config = config_lib.base(task='seq2seq', model='seq2seq_lstm')
+  config.data.dataset = 'cmudict'
+  config.task.source = 'word'
+  config.task.target = 'phonemes'
+  config.task.target_vocabulary = 'words'
+  config.task.source_length = 20
+  config.task.target_length = 20
+  config.task.label_smoothing = 0.1
+  config.model.embedding = 64
+  config.model.hidden = 128
+  config.model.dropout = 0.1
+  config.optimizer.name = 'adamw'
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.warmup_steps = 200
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.clip_norm = 1.0
+  config.optimizer.ema_decay = 0.998
+  config.train.steps = 2400
+  config.train.global_batch_size = 128
+  config.train.log_every_steps = 100
+  config.eval.every_steps = 1200
+  config.eval.global_batch_size = 500
+  if variant == 'smoke':
+    config_lib.smoke(config)
+    config.data.eval_split = 'test[:8]'
+    config.model.embedding = config.model.hidden = 16
+    config.train.global_batch_size = config.eval.global_batch_size = 4
+  elif variant:
+    raise ConfigError(f'unknown variant {variant!r} of cmudict_lstm. Known: smoke')
+  return config

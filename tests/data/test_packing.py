@@ -1,0 +1,109 @@
+"""Texts packed into records of one length: every token is there, each to be learnt once where nothing overlaps."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import config as config_lib
+from trainer import tokens
+from trainer.data import packing
+from trainer.data.source import open_dataset
+from trainer.errors import ConfigError
+
+pieces = st.lists(st.integers(0, 256), max_size=30).map(lambda row: np.array(row, np.int32))
+
+
+@given(st.lists(pieces, max_size=8), st.integers(1, 12), st.integers(1, 12))
+def test_each_token_is_learnt_from_those_before_it(parts, length, stride):
+  stride = min(stride, length)
+  row = np.concatenate([np.zeros([0], np.int32), *parts])
+  records = list(packing.cut(iter(parts), length, stride))
+  learnt = np.zeros(len(row), int)
+  for k, (record, count) in enumerate(records):
+    assert record.shape == (length + 1,) and 1 <= count <= length
+    begin = k * stride
+    np.testing.assert_array_equal(record[: count + 1], row[begin : begin + count + 1])
+    assert not record[count + 1 :].any()
+    learnt[begin + 1 : begin + count + 1] += 1
+  assert [count for _, count in records[:-1]] == [length] * (len(records) - 1)
+  if stride == length:
+    assert learnt.tolist() == [0] * min(1, len(row)) + [1] * (len(row) - 1)
+  elif len(row) > 1:
+    assert learnt[0] == 0 and (learnt[1:] >= 1).all()
+
+
+@given(st.text())
+def test_a_text_comes_back_from_its_tokens(text):
+  ids = tokens.ids(text.encode())
+  assert ids[-1] == tokens.END and (ids[:-1] != tokens.END).all() and ids.max() < tokens.VOCABULARY
+  assert tokens.text(ids[:-1]) == text
+
+
+class Notes(tfds.core.GeneratorBasedBuilder):
+  """Three short texts, and as many to test on."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  TEXTS = ('one two three', 'vier', 'cinq six sept huit')
+
+  def _info(self):
+    features = {'text': tfds.features.Text(), 'title': tfds.features.Text()}
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+  def _split_generators(self, dl_manager):
+    return {name: self._generate_examples() for name in ('train', 'test')}
+
+  def _generate_examples(self):
+    for key, text in enumerate(self.TEXTS):
+      yield key, {'text': text, 'title': str(key)}
+
+
+def packed(folder, **changes):
+  config = config_lib.base(task='language_modeling', model='gpt')
+  config.data.update({'dataset': 'notes', 'data_dir': str(folder), 'pack_tokens': 8, 'pack_feature': 'text', **changes})
+  return open_dataset(config)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('tfds')
+  Notes(data_dir=path).download_and_prepare(file_format='tfrecord')
+  return path
+
+
+def test_a_set_is_packed_once_and_read_like_any_other(folder):
+  row = np.concatenate([tokens.ids(text.encode()) for text in Notes.TEXTS])
+  dataset = packed(folder, pack_stride=3)
+  made = {path: path.stat().st_mtime_ns for path in (folder / 'packed').rglob('*.tfrecord*')}
+  assert made
+  train = list(dataset.examples(dataset.train).as_numpy_iterator())
+  for k, example in enumerate(train):
+    np.testing.assert_array_equal(example['tokens'][: example['count'] + 1], row[3 * k :][: example['count'] + 1])
+  assert len(train) == dataset.train.num_examples > dataset.evaluation.num_examples
+  assert sum(e['count'] for e in dataset.examples(dataset.evaluation).as_numpy_iterator()) == len(row) - 1
+  again = packed(folder, pack_stride=3)
+  assert again.fingerprint(again.train) == dataset.fingerprint(dataset.train)
+  assert {path: path.stat().st_mtime_ns for path in (folder / 'packed').rglob('*.tfrecord*')} == made
+  other = packed(folder)
+  assert other.fingerprint(other.train) != dataset.fingerprint(dataset.train)
+  assert other.train.num_examples == other.evaluation.num_examples
+
+
+def test_synthetic_input_packs_nothing(tmp_path):
+  Notes(data_dir=tmp_path).download_and_prepare(file_format='tfrecord')
+  assert packed(tmp_path, source='synthetic').features['tokens'].shape == (9,)
+  assert not list(tmp_path.glob('packed/**/*.tfrecord*'))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'pack_feature': ''}, "data.pack_tokens needs one text, and the set has ['text', 'title']"),
+    ({'pack_feature': 'texts'}, "data.pack_feature='texts' is not a text of the set; did you mean 'text'"),
+  ],
+)
+def test_a_text_that_is_not_clear(folder, changes, message):
+  with pytest.raises(ConfigError) as error:
+    packed(folder, **changes)
+  assert str(error.value).startswith(message)
