@@ -1,5 +1,6 @@
 """U-Net: which sizes fit, what a pixel sees, and that each level gets what its neighbour on the way down had."""
 
+import itertools
 import re
 
 import numpy as np
@@ -18,7 +19,7 @@ def test_the_network_of_the_paper_has_its_size():
   """Figure 1: 31.0 million weights; with the norms' scales and shifts in place of the convolutions' biases."""
   model = parity.build('unet', (64, 64, 1), units=2)
   widths = [1, 64, 128, 256, 512, 1024]
-  down = [9 * a * b + 2 * b + 9 * b * b + 2 * b for a, b in zip(widths, widths[1:], strict=False)]
+  down = [9 * a * b + 2 * b + 9 * b * b + 2 * b for a, b in itertools.pairwise(widths)]
   up = [4 * 2 * c * c + c + 9 * 2 * c * c + 2 * c + 9 * c * c + 2 * c for c in (64, 128, 256, 512)]
   assert model.count_params() == sum(down) + sum(up) + 64 * 2 + 2
   assert model.output_shape == (None, 64, 64, 2)

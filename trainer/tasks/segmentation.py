@@ -42,8 +42,8 @@ FIELDS: dict[str, Field] = {
     (), 'what a pixel of each class counts in the cross-entropy; empty: 1', each(at_least(0)), fixed=True
   ),
   'dice': Field(
-    0.0, 'the loss is the cross-entropy and so many times the dice loss, the mean over the classes of an image', at_least(0),
-    fixed=True,
+    0.0, 'the loss is the cross-entropy and so many times the dice loss, the mean over the classes of an image',
+    at_least(0), fixed=True,
   ),
   **augment.FIELDS,
 }  # fmt: skip
