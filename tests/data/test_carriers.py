@@ -14,7 +14,7 @@ from trainer.errors import ConfigError
 
 def needs(package):
   """Skips a test where a carrier is not installed."""
-  installed = {distribution.name for distribution in importlib.metadata.distributions()}
+  installed = {distribution.name.replace('_', '-') for distribution in importlib.metadata.distributions()}
   return pytest.mark.skipif(package not in installed, reason=f'{package} is not installed')
 
 
