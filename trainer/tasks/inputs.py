@@ -161,7 +161,7 @@ class Inputs:
       return tf.ensure_shape(tf.concat(parts, axis=0), self.spec.shape)
     value = tf.cast(value, tf.float32)
     if self._size:
-      value = _middle(value, self._size) if self._keep_aspect else value
+      value = middle(value, self._size) if self._keep_aspect else value
       value = tf.image.resize(value, self._size, antialias=True)
     return tf.ensure_shape(value, self.spec.shape)
 
@@ -230,7 +230,7 @@ def pick(field: str, wanted: str, fitting: list[str], features: Mapping[str, Any
   )
 
 
-def _middle(image_HWC: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+def middle(image_HWC: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
   """The largest part of an image that has the aspect of `size`, from its middle."""
   height, width = tf.shape(image_HWC)[0], tf.shape(image_HWC)[1]
   scale = tf.minimum(height / size[0], width / size[1])

@@ -22,6 +22,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
   'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
   'diamonds': ('trainer.data.datasets.diamonds', 'Diamonds'),
   'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
+  'land_cover': ('trainer.data.datasets.land_cover', 'LandCover'),
   'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),
   'spoken_digits': ('trainer.data.datasets.spoken_digits', 'SpokenDigits'),
   'splice_sites': ('trainer.data.datasets.sequence_function', 'SpliceSites'),
