@@ -188,8 +188,11 @@ def test_mirrored_replicas_get_their_parts(sharded_dir, run_python):
   code = f"""
 import json
 import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops
 from tests.data import small
 from tests.data.test_pipeline import _config
+behind = []
+multi_device_iterator_ops.iter = lambda dataset: behind.append(dataset.options().autotune.enabled) or iter(dataset)
 cpu = tf.config.list_physical_devices('CPU')[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
@@ -202,6 +205,7 @@ for source in ('memory', 'lanes'):
   dataset, steps = made.evaluate(strategy)
   seen = [tf.concat(strategy.experimental_local_results(batch['index']), 0).numpy().tolist() for batch in dataset]
   assert len(seen) == steps == 45 and sum(seen, []) == list(range(360)), (len(seen), steps)
+assert len(behind) == 8 and not any(enabled is not False for enabled in behind), behind  # nothing that holds up an end
 print(json.dumps(result))
 """
   assert run_python(code) == settings

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as config_lib
-from trainer.data import draws, examples, lanes, memory, synthetic
+from trainer.data import draws, examples, lanes, memory, synthetic, untuned
 from trainer.data.source import Dataset, Split
 from trainer.errors import ConfigError
 
@@ -199,6 +199,7 @@ class Pipeline:
       with tf.device('CPU:0'):
         return _built(build, share).with_options(options)
 
+    untuned.install()
     return strategy.distribute_datasets_from_function(host_dataset)
 
   def _load(self, split: Split, host: int) -> Any:
