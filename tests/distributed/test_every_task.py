@@ -31,6 +31,7 @@ RUNS: dict[str, tuple[str, ...]] = {
   'detection': ('bccd_detector.py:smoke',),
   'forecasting': ('earth_orientation_mlp.py:smoke',),
   'language_modeling': ('shakespeare_gpt.py:smoke',),
+  'masked_language_modeling': ('shakespeare_bert.py:smoke',),
   'regression': ('diabetes_linear.py',),
   'segmentation': ('pets_unet.py:smoke',),
   'seq2seq': ('cmudict_lstm.py:smoke', '--config.model.dropout=0.0'),

@@ -29,6 +29,7 @@ FAMILIES: dict[str, ModuleType] = {
   name: importlib.import_module(f'{__name__}.{name}')
   for name in (
     'applications',
+    'bert',
     'cnn',
     'conformer',
     'detector',

@@ -30,6 +30,7 @@ TASKS: dict[str, ModuleType] = {
     'detection',
     'forecasting',
     'language_modeling',
+    'masked_language_modeling',
     'regression',
     'segmentation',
     'seq2seq',

@@ -1,0 +1,113 @@
+"""What tasks on packed tokens (trainer/data/packing.py) share: a loss and metrics that are means over tokens.
+
+Dimensions: B batch, T places, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from trainer.errors import ConfigError
+from trainer.tasks.base import Task
+from trainer.tasks.metrics import MetricSet
+from trainer.tokens import END
+
+
+class TokenErrors(MetricSet):
+  """Perplexity, bits per byte and accuracy of tokens.
+
+  The state is float32 [4]: tokens, nats, tokens that are right, and bytes that they stand for.
+  """
+
+  size = 4
+
+  def __init__(self, wanted: Callable[[Mapping[str, Any]], tf.Tensor], *names: str) -> None:
+    """Args:
+    wanted: as `PackedTokens.wanted`.
+    *names: which of 'bits_per_byte', 'perplexity' and 'accuracy'; the first says which checkpoint is best.
+    """
+    self._wanted, self.names = wanted, names
+    self.modes = {name: 'max' if name == 'accuracy' else 'min' for name in names}
+
+  def values(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
+    targets_BT = self._wanted(batch)
+    counts_BT = (targets_BT >= 0) & (batch['weight'] > 0)[:, tf.newaxis]
+    right_BT = tf.argmax(outputs, axis=-1, output_type=targets_BT.dtype) == targets_BT
+    sums = [
+      tf.reduce_sum(tf.where(counts_BT, part, 0.0))
+      for part in (
+        tf.ones_like(targets_BT, tf.float32),
+        _nats(outputs, targets_BT),
+        tf.cast(right_BT, tf.float32),
+        tf.cast(targets_BT != END, tf.float32),
+      )
+    ]
+    return tf.stack(sums)
+
+  def results(self, totals: np.ndarray) -> dict[str, float]:
+    tokens, nats, right, count = totals.tolist()
+    if not tokens:
+      return dict.fromkeys(self.names, math.nan)
+    found = {
+      'bits_per_byte': nats / math.log(2) / count if count else math.nan,
+      # Beyond that it is infinite for all that anybody wants of it, and exp raises.
+      'perplexity': math.exp(min(nats / tokens, 700.0)),
+      'accuracy': right / tokens,
+    }
+    return {name: found[name] for name in self.names}
+
+
+class PackedTokens(Task):
+  """A task whose examples are packed tokens, int32 [T + 1], of which all but one are inputs."""
+
+  def __init__(self, config: ml_collections.ConfigDict, features: Mapping[str, Any], units: int, *metrics: str):
+    """Args:
+    config: the run's.
+    features: of the dataset.
+    units: V.
+    *metrics: see TokenErrors.
+
+    Raises:
+      ConfigError: the set is not packed.
+    """
+    if 'tokens' not in features or 'count' not in features:
+      raise ConfigError(
+        f'task.name={config.task.name!r} learns from packed tokens, and the data have {", ".join(features)}: set '
+        'data.pack_tokens to the length of a text that the model sees'
+      )
+    self.length = features['tokens'].shape[0] - 1
+    self.input_spec = tf.TensorSpec((self.length,), tf.int32)
+    self.units = units
+    self.metrics = TokenErrors(self.wanted, *metrics)
+
+  @abc.abstractmethod
+  def wanted(self, batch: Mapping[str, Any]) -> tf.Tensor:
+    """The token that each place is to give, int32 [B, T]; -1 where none is."""
+
+  def weights(self, batch: Mapping[str, Any]) -> tf.Tensor:
+    return tf.cast(batch['weight'], tf.float32) * _count(self.wanted(batch))
+
+  def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
+    """The mean over the wanted tokens of each example, nats, float32 [B]."""
+    targets_BT = self.wanted(batch)
+    nats_BT = tf.where(targets_BT >= 0, _nats(outputs, targets_BT), 0.0)
+    return tf.math.divide_no_nan(tf.reduce_sum(nats_BT, axis=1), _count(targets_BT))
+
+  def state(self) -> dict[str, Any]:
+    return {'tokenizer': 'bytes', 'length': self.length}
+
+
+def _nats(outputs: tf.Tensor, targets_BT: tf.Tensor) -> tf.Tensor:
+  """Cross-entropy of each token, float32 [B, T]; of a target of -1 that of token 0."""
+  return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets_BT, 0), tf.cast(outputs, tf.float32))
+
+
+def _count(targets_BT: tf.Tensor) -> tf.Tensor:
+  return tf.math.count_nonzero(targets_BT >= 0, axis=1, dtype=tf.float32)
