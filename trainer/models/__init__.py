@@ -38,6 +38,7 @@ FAMILIES: dict[str, ModuleType] = {
     'keyword_cnn',
     'linear',
     'mlp',
+    'ngrams',
     'resnet',
     'rnn',
     'seq2seq',

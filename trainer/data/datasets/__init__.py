@@ -25,6 +25,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
   'land_cover': ('trainer.data.datasets.land_cover', 'LandCover'),
   'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),
   'spoken_digits': ('trainer.data.datasets.spoken_digits', 'SpokenDigits'),
+  'python_docs': ('trainer.data.datasets.python_docs', 'PythonDocs'),
   'splice_sites': ('trainer.data.datasets.sequence_function', 'SpliceSites'),
   'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
 }
