@@ -1,9 +1,11 @@
 """Python's documentation byte by byte, a small GPT.
 
 Command   python -m trainer --config=configs/python_docs_gpt.py --workdir=runs/python_docs_gpt
-Time      not measured here
-Result    not measured here
-Machine   none yet
+Time      11 min 50 s in all (225 ms per step), on a machine that ran two other programs beside
+Result    1.943 bits per byte on 15 topics held out (90,222 bytes), after 2.982, 2.438, 2.193, 2.050 and 1.975 every 500
+          steps. Runs of up to 5 bytes with Witten-Bell's discounts, counted on the same training split, have 2.240 (of
+          up to 6 2.271); counted on its topics alone 2.614
+Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
 
 Trained on the manual's topics and the docstrings of the standard library, tested on topics that share no paragraph with
 them. The text is that of the Python that runs: 3.11.7 here. Variant `smoke`: a few steps on made-up tokens.

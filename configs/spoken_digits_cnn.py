@@ -2,15 +2,15 @@
 
 Command   python -m trainer --config=configs/spoken_digits_cnn.py --workdir=runs/spoken_digits_cnn
           --config.data.data_dir=DIR, a TFDS data directory in which spoken_digit is prepared
-Time      2 min 47 s in all (133 ms per step), on a machine that did other work beside
-Result    accuracy .944 of 250 recordings held out; of the voice never heard (variant `speaker`)
-          .818 of 500. A logistic regression on mel bands has .968 and .51 to .59, on splits of its
-          own; where the voices are known it is not reached, in 1,200 steps
+Time      5 min 39 s in all (269 ms per step), on a machine that ran two other programs beside
+Result    accuracy .972 of 250 recordings held out, after .572, .892 and .948 at steps 300, 600 and 900; of the voice
+          never heard (variant `speaker`) .818 of 500. A logistic regression on mel bands has .968 and .51 to .59, on
+          splits of its own. Which voice is held out matters: the other four were not measured with these settings
 Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
 
 Held out are recordings 0 to 4 of each digit by each of the five speakers, as the authors of the set do. Variant
-`speaker` trains on four speakers and is tested on all recordings of the fifth, theo. Variant `smoke`: a few steps on
-made-up recordings.
+`speaker` trains on four speakers and is tested on all recordings of the fifth, theo, with recordings changed more
+strongly. Variant `smoke`: a few steps on made-up recordings.
 """
 
 import ml_collections
@@ -29,18 +29,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.data.eval_split = '+'.join(f'{speaker}[:50]' for speaker in SPEAKERS)
   config.task.seconds = 0.8
   config.task.equal_loudness = True
-  config.task.warp = 0.15
-  config.task.pace = 0.15
+  config.task.warp = 0.05
+  config.task.pace = 0.1
   config.task.later_frames = 10
-  config.task.gain_db = 6.0
-  config.task.tilt_db = 6.0
+  config.task.gain_db = 3.0
+  config.task.tilt_db = 3.0
   config.task.frequency_masks = 1
   config.task.time_masks = 1
   config.task.label_smoothing = 0.1
   config.model.size = 'S'
-  config.model.dropout = 0.2
+  config.model.dropout = 0.1
   config.optimizer.name = 'adamw'
-  config.optimizer.learning_rate = 3e-3
+  config.optimizer.learning_rate = 4e-3
   config.optimizer.warmup_steps = 100
   config.optimizer.weight_decay = 0.05
   config.optimizer.ema_decay = 0.99
@@ -55,6 +55,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   elif variant == 'speaker':
     config.data.train_split = '+'.join(speaker for speaker in SPEAKERS if speaker != UNHEARD)
     config.data.eval_split = UNHEARD
+    config.task.warp = config.task.pace = 0.15
+    config.task.gain_db = config.task.tilt_db = 6.0
+    config.model.dropout = 0.2
+    config.optimizer.learning_rate = 3e-3
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of spoken_digits_cnn. Known: smoke, speaker')
   return config

@@ -1,4 +1,8 @@
-"""Feed-forward network: dense layers, each followed by normalisation, activation and dropout."""
+"""Feed-forward network: dense layers, each followed by normalisation, activation and dropout.
+
+Of symbols (bytes, letters of a protein) each place has a vector for each of them, learnt as in Bengio et al., A Neural
+Probabilistic Language Model, 2003, section 2.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ from typing import Any
 
 import keras
 
-from trainer.fields import Field, fraction
+from trainer.errors import ConfigError
+from trainer.fields import Field, at_least, fraction
 from trainer.models import norms, parts
 
 FIELDS: dict[str, Field] = {
@@ -19,6 +24,10 @@ FIELDS: dict[str, Field] = {
     fixed=True,
   ),
   'dropout': Field(0.0, 'share of hidden units dropped after each activation', fraction),
+  'vocabulary': Field(
+    0, 'values that integer inputs take, from 0 on; 0: the inputs are numbers', at_least(0), fixed=True
+  ),
+  'embedding': Field(16, 'numbers that stand for a symbol, with a vocabulary', at_least(1), fixed=True),
   **parts.REGULARIZER_FIELDS,
 }
 
@@ -27,9 +36,13 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   """Flattened inputs -> hidden layers -> outputs; no hidden layer makes it `linear` with another initialiser.
 
   Raises:
-    ConfigError: the inputs are not one tensor of numbers per example.
+    ConfigError: the inputs are not one tensor of numbers per example, or no symbols although there is a vocabulary.
   """
   x = inputs = parts.inputs('mlp', input_spec)
+  if fields.vocabulary:
+    if 'int' not in inputs.dtype:
+      raise ConfigError(f'model.vocabulary is for symbols, and the inputs are {inputs.dtype}: set it to 0')
+    x = keras.layers.Embedding(fields.vocabulary, fields.embedding, name='embedding')(x)
   x = keras.layers.Flatten(name='flatten')(x)
   for i, width in enumerate(fields.hidden, 1):
     norm = norms.layer(fields.norm, width, f'hidden{i}_norm')
