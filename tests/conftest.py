@@ -30,11 +30,22 @@ hypothesis.settings.load_profile('here')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Files whose tests take long, and have nothing in common but the processes that they fork.
+ALONE = ('test_smoke_configs.py', 'test_every_task.py')
+
 # Logical CPU devices of each process of the tests, for the strategies that are tried in it.
 LOGICAL_CPUS = 4
 
 Start = Callable[..., subprocess.Popen[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """The tests of a file run in one process, where they share what it has made; of ALONE each goes where there is room."""
+  for item in items:
+    group = item.nodeid if item.path.name in ALONE else str(item.path.relative_to(ROOT))
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish() -> None:
