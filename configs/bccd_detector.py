@@ -45,6 +45,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config_lib.smoke(config)
     config.data.eval_split = 'test[:8]'
     config.model.width = config.model.pyramid = 8
+    config.model.head_convs = 1
     config.train.global_batch_size = config.eval.global_batch_size = 4
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of bccd_detector. Known: smoke')

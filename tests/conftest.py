@@ -42,7 +42,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """The tests of a file run in one process, where they share what it has made; of ALONE each goes where there is room."""
+  """The tests of a file run in one process, which share what it has made; of ALONE each goes where there is room."""
   for item in items:
     group = item.nodeid if item.path.name in ALONE else str(item.path.relative_to(ROOT))
     item.add_marker(pytest.mark.xdist_group(group))
