@@ -2,9 +2,12 @@
 
 Command   python -m trainer --config=configs/shakespeare_bert.py --workdir=runs/shakespeare_bert
           --config.data.data_dir=DIR, a TFDS data directory in which tiny_shakespeare is prepared
-Time      not measured here
-Result    not measured here
-Machine   none yet
+Time      9 min 07 s in all (133 ms per step), on a machine that ran two other programs beside
+Result    at the hidden places of the validation split 1.654 nats and .513 of the bytes right, after .233, .308 and .455
+          at steps 1,000, 2,000 and 3,000. Not good yet: for 1,800 steps it knows no more than which bytes are common.
+          Counts of the bytes on both sides, which are never hidden there, have .481 with one on each side and .758 with
+          two
+Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
 
 `--mode=predict` shows each example with its gaps, and what is read there. Variant `smoke`: a few steps on made-up
 tokens.
