@@ -17,7 +17,7 @@ from trainer.errors import ConfigError
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = config_lib.base(task='regression', model='mlp')
-  config.data.dataset = 'diamonds'
+  config.data.dataset = 'diamond_prices'
   config.task.metrics = ('r2', 'rmse', 'mae')
   config.model.hidden = (128, 128, 64)
   config.model.activation = 'gelu'

@@ -56,7 +56,7 @@ def test_earth_orientation_is_split_by_time(data_dir):
 
 @needs('plotnine')
 def test_diamonds_hold_every_row_once_and_no_side_of_zero(data_dir):
-  train, test = (examples(data_dir, 'diamonds', split) for split in ('train', 'test'))
+  train, test = (examples(data_dir, 'diamond_prices', split) for split in ('train', 'test'))
   assert (len(train), len(test)) == (48_546, 5_394)
   first = train[0]
   assert first['target'] == pytest.approx(np.log(326.0))

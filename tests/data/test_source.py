@@ -78,6 +78,13 @@ def test_names_of_features_fit_the_columns(name):
     assert len(set(module.FEATURE_NAMES)) == info.features['features'].shape[0]
 
 
+@pytest.mark.slow
+def test_none_has_the_name_of_a_set_that_tfds_has(run_python):
+  code = 'import json, tensorflow_datasets as t; print(json.dumps(t.list_builders(with_community_datasets=False)))'
+  known = run_python(code)
+  assert 'mnist' in known and not set(known) & set(datasets.BUILDERS)
+
+
 def test_decode_is_a_graph_op(data_dir):
   dataset = open_dataset(small.config(data_dir))
   traced = tf.function(dataset.decode).get_concrete_function(tf.TensorSpec([], tf.string))

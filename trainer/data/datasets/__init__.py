@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-# TFDS name -> (module, class)
+# TFDS name -> (module, class); none that TFDS has itself, which would be another set under the same name
 BUILDERS: dict[str, tuple[str, str]] = {
   'amyloid': ('trainer.data.datasets.sequence_function', 'Amyloid'),
   'breast_cancer': ('trainer.data.datasets.breast_cancer', 'BreastCancer'),
   'cmudict': ('trainer.data.datasets.cmudict', 'Cmudict'),
   'diabetes': ('trainer.data.datasets.diabetes', 'Diabetes'),
-  'diamonds': ('trainer.data.datasets.diamonds', 'Diamonds'),
+  'diamond_prices': ('trainer.data.datasets.diamond_prices', 'DiamondPrices'),
   'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
   'land_cover': ('trainer.data.datasets.land_cover', 'LandCover'),
   'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),

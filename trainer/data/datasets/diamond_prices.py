@@ -24,7 +24,7 @@ _SIDES = ('x', 'y', 'z')
 _TEST_EVERY = 10
 
 
-class Diamonds(tfds.core.GeneratorBasedBuilder):
+class DiamondPrices(tfds.core.GeneratorBasedBuilder):
   """Prices of round cut diamonds (Wickham, ggplot2, 2009), in the order of the source file.
 
   Features: `features`, a row of MEASURES (float32; weight in carats, two proportions in percent, three sides in mm, NaN
