@@ -20,8 +20,6 @@ from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
 from trainer.models import parts
 from trainer.models.attention import Attention
-from trainer.models.sequence_transformer import Symbols
-from trainer.models.vit import FirstToken
 
 # size: (layers, model width, heads); the hidden layer of a block is four times as wide as the model. Section 3.
 SIZES: dict[str, tuple[int, int, int]] = {'base': (12, 768, 12), 'large': (24, 1024, 16)}
@@ -58,14 +56,13 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   layers, width, heads = (
     given or size for given, size in zip((fields.layers, fields.width, fields.heads), SIZES[fields.size], strict=True)
   )
-  if width % heads:
-    raise ConfigError(f'model.heads={heads} does not divide the width {width}: change model.heads or model.width')
+  parts.check_heads(heads, width)
   tokens = keras.layers.ReversibleEmbedding(
     fields.vocabulary or units, width, embeddings_initializer=_initializer(), reverse_dtype='float32', name='tokens'
   )
-  there = Symbols(name='there')(inputs)
+  there = parts.Symbols(name='there')(inputs)
   x = Places(name='embedding')(tokens(inputs))
-  x = _dropout(fields, _norm('embedding')(x), 'embedding')
+  x = parts.dropout(fields, _norm('embedding')(x), 'embedding')
   for i in range(1, layers + 1):
     y = [_dense(width, f'block{i}_attention_{part}')(x) for part in ('query', 'key', 'value')]
     y = Attention(heads, dropout=fields.dropout, name=f'block{i}_attention_core')(y, key_mask=there)
@@ -73,8 +70,8 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     y = _dense(_EXPANSION * width, f'block{i}_mlp_in', 'gelu')(x)
     x = _added(fields, x, _dense(width, f'block{i}_mlp_out')(y), f'block{i}_mlp')
   if fields.vocabulary:
-    x = _dense(width, 'pooler', 'tanh')(FirstToken(name='first')(x))
-    outputs = parts.head(units, kernel_initializer=_initializer())(_dropout(fields, x, 'pooler'))
+    x = _dense(width, 'pooler', 'tanh')(parts.FirstToken(name='first')(x))
+    outputs = parts.head(units, kernel_initializer=_initializer())(parts.dropout(fields, x, 'pooler'))
   else:
     x = _norm('transform')(_dense(width, 'transform', 'gelu')(x))
     outputs = Bias(dtype='float32', name='head')(tokens(x, reverse=True))
@@ -95,11 +92,7 @@ def _norm(name: str) -> keras.layers.Layer:
 
 def _added(fields: Any, x: Any, y: Any, name: str) -> Any:
   """norm(x + y), [B, T, D]."""
-  return _norm(name)(keras.layers.Add(name=f'{name}_add')([x, _dropout(fields, y, f'{name}_out')]))
-
-
-def _dropout(fields: Any, x: Any, name: str) -> Any:
-  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x
+  return _norm(name)(keras.layers.Add(name=f'{name}_add')([x, parts.dropout(fields, y, f'{name}_out')]))
 
 
 @keras.saving.register_keras_serializable('trainer')

@@ -14,13 +14,8 @@ from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
 from trainer.models import norms, parts
 
-
-def _check_channels(channels: tuple[int, ...]) -> str:
-  return parts.check_sizes(channels) if channels else 'must name the channels of at least one stage'
-
-
 FIELDS: dict[str, Field] = {
-  'channels': Field((32, 64), 'channels of each stage', _check_channels, fixed=True),
+  'channels': Field((32, 64), 'channels of each stage', parts.check_channels('stage'), fixed=True),
   'convs': Field(2, 'convolutions per stage', at_least(1), fixed=True),
   'kernel_size': Field(3, 'height and width of the kernels, in pixels', at_least(1), fixed=True),
   'residual': Field(False, "add each stage's input to its output", fixed=True),
@@ -65,11 +60,11 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   for i, channels in enumerate(fields.channels, 1):
     x = _stage(fields, x, channels, halve=i > 1, name=f'stage{i}')
   reduce = keras.layers.GlobalAveragePooling2D if fields.reduction == 'average' else keras.layers.Flatten
-  x = _dropout(fields, reduce(name='vector')(x), 'vector')
+  x = parts.dropout(fields, reduce(name='vector')(x), 'vector')
   for i, width in enumerate(fields.hidden, 1):
     x = keras.layers.Dense(width, kernel_regularizer=parts.regularizer(fields), name=f'hidden{i}')(x)
     x = keras.layers.Activation(fields.activation, name=f'hidden{i}_activation')(x)
-    x = _dropout(fields, x, f'hidden{i}')
+    x = parts.dropout(fields, x, f'hidden{i}')
   outputs = parts.head(units, kernel_regularizer=parts.regularizer(fields))(x)
   return keras.Model(inputs, outputs, name='cnn')
 
@@ -106,7 +101,3 @@ def _convolution(fields: Any, x: Any, channels: int, kernel_size: int, strides: 
     name=name,
   )(x)
   return norm(x) if norm else x
-
-
-def _dropout(fields: Any, x: Any, name: str) -> Any:
-  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x

@@ -76,7 +76,7 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   inputs, frames, length = _inputs(input_spec)
   x, mask = _subsampled(fields, frames, length, width, halvings)
   x = keras.layers.Dense(width, name='subsampling_dense')(x)
-  x = _dropout(fields, x, 'subsampling')
+  x = parts.dropout(fields, x, 'subsampling')
   for i in range(1, blocks + 1):
     x = _half(fields, x, width, f'block{i}_first')
     x = _attention(fields, x, mask, width, heads, f'block{i}_attention')
@@ -124,8 +124,8 @@ def _half(fields: Any, x: Any, width: int, name: str) -> Any:
   """x + half of dense(swish(dense(norm(x)))), section 2.3."""
   y = keras.layers.LayerNormalization(name=f'{name}_norm')(x)
   y = keras.layers.Dense(_EXPANSION * width, activation='silu', name=f'{name}_in')(y)
-  y = _dropout(fields, y, f'{name}_in')
-  y = _dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
+  y = parts.dropout(fields, y, f'{name}_in')
+  y = parts.dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
   y = keras.layers.Rescaling(0.5, name=f'{name}_half')(y)
   return keras.layers.Add(name=f'{name}_add')([x, y])
 
@@ -136,7 +136,7 @@ def _attention(fields: Any, x: Any, mask: Any, width: int, heads: int, name: str
   query, key, value = (keras.layers.Dense(width, name=f'{name}_{part}')(y) for part in ('query', 'key', 'value'))
   query, bias = RelativePositions(heads, name=f'{name}_positions')(query)
   y = Attention(heads, name=f'{name}_core')([query, key, value], key_mask=mask, bias=bias)
-  y = _dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), name)
+  y = parts.dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), name)
   return keras.layers.Add(name=f'{name}_add')([x, y])
 
 
@@ -150,12 +150,8 @@ def _convolution(fields: Any, x: Any, mask: Any, width: int, name: str) -> Any:
   y = keras.layers.DepthwiseConv1D(fields.kernel_size, padding='same', name=f'{name}_depthwise')(y)
   norm = norms.layer(fields.norm, width, f'{name}_inner_norm')
   y = keras.layers.Activation('silu', name=f'{name}_swish')(norm(y) if norm else y)
-  y = _dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), name)
+  y = parts.dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), name)
   return keras.layers.Add(name=f'{name}_add')([x, y])
-
-
-def _dropout(fields: Any, x: Any, name: str) -> Any:
-  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x
 
 
 @keras.saving.register_keras_serializable('trainer')

@@ -97,8 +97,7 @@ def resolved(fields: Any) -> Size:
   size = SIZES[fields.size]
   width, heads = fields.width or size.width, fields.heads or size.heads
   kv_heads = fields.kv_heads or (heads if fields.heads else size.kv_heads)
-  if width % heads:
-    raise ConfigError(f'model.heads={heads} does not divide the width {width}: change model.heads or model.width')
+  parts.check_heads(heads, width)
   if heads % kv_heads:
     raise ConfigError(f'model.kv_heads={kv_heads} does not divide the {heads} heads: change model.kv_heads')
   if size.kind == 'llama' and width // heads % 2:

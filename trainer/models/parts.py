@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.fields import Field, at_least, nearest
+from trainer.fields import Field, Rule, at_least, nearest
 
 # Halves the last axis, which keras.layers.Activation does not know: the shapes of the layers behind it would be wrong.
 _RESHAPING = ('glu',)
@@ -43,6 +43,17 @@ def check_sizes(sizes: tuple[int, ...]) -> str:
   """The rule of a tuple of widths."""
   good = all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in sizes)
   return '' if good else 'must hold whole numbers of at least 1'
+
+
+def check_channels(each: str) -> Rule:
+  """The rule of a tuple of channels that must not be empty; they are those of `each`, as in 'stage'."""
+  return lambda channels: check_sizes(channels) if channels else f'must name the channels of at least one {each}'
+
+
+def check_heads(heads: int, width: int) -> None:
+  """Raises a ConfigError where the heads do not divide the width that they share."""
+  if width % heads:
+    raise ConfigError(f'model.heads={heads} does not divide the width {width}: change model.heads or model.width')
 
 
 def inputs(family: str, spec: Any, *, rank: int | None = None) -> keras.KerasTensor:
@@ -108,6 +119,28 @@ class MaxPooling(keras.layers.MaxPooling2D):
 
 
 @keras.saving.register_keras_serializable('trainer')
+class Symbols(keras.layers.Layer):
+  """Which places of a sequence hold a symbol, integers [B, T] -> bool [B, T]."""
+
+  def call(self, ids_BT: tf.Tensor) -> tf.Tensor:
+    return ids_BT != 0
+
+  def compute_output_spec(self, ids_BT: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.KerasTensor(ids_BT.shape, 'bool')
+
+
+@keras.saving.register_keras_serializable('trainer')
+class FirstToken(keras.layers.Layer):
+  """[B, T, D] -> [B, D], that of the first place: a class token."""
+
+  def call(self, tokens_BTD: tf.Tensor) -> tf.Tensor:
+    return tokens_BTD[:, 0]
+
+  def compute_output_shape(self, input_shape: Any) -> Any:
+    return input_shape[0], input_shape[2]
+
+
+@keras.saving.register_keras_serializable('trainer')
 class MaskedMean(keras.layers.Layer):
   """The mean over the places that are there; zeros where none is, as in an empty text."""
 
@@ -133,6 +166,11 @@ def compiled(model: keras.Model, xla: bool) -> None:
 def head(units: int, **kwargs: Any) -> keras.layers.Layer:
   """The last layer: raw outputs in float32 under any precision policy, because losses and softmax need the digits."""
   return keras.layers.Dense(units, dtype='float32', name='head', **kwargs)
+
+
+def dropout(fields: Any, x: Any, name: str) -> Any:
+  """`x` with a share `fields.dropout` dropped, by a layer NAME_dropout; without one where that is 0."""
+  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x
 
 
 def regularizer(fields: Any) -> keras.regularizers.Regularizer | None:

@@ -23,16 +23,14 @@ _SUMMARIES = {
 }
 
 
-def _check_channels(channels: tuple[int, ...]) -> str:
-  return parts.check_sizes(channels) if channels else 'must name the channels of at least one stage'
-
-
 FIELDS: dict[str, Field] = {
   'vocabulary': Field(
     0, 'values that integer inputs take, from 0 on; 0: the inputs are vectors', at_least(0), fixed=True
   ),
   'embedding': Field(32, 'numbers by which each value of an integer input is represented', at_least(1), fixed=True),
-  'channels': Field((64, 128), 'channels of each stage; halved in length between them', _check_channels, fixed=True),
+  'channels': Field(
+    (64, 128), 'channels of each stage; halved in length between them', parts.check_channels('stage'), fixed=True
+  ),
   'convs': Field(1, 'convolutions per stage', at_least(1), fixed=True),
   'kernel_size': Field(5, 'positions that a kernel covers', at_least(1), fixed=True),
   'norm': Field(
@@ -69,12 +67,12 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     )
   if fields.vocabulary:
     x = keras.layers.Embedding(fields.vocabulary, fields.embedding, name='embedding')(x)
-  x = _dropout(fields, x, 'inputs')
+  x = parts.dropout(fields, x, 'inputs')
   for i, channels in enumerate(fields.channels, 1):
     for j in range(1, fields.convs + 1):
       # By a stride: XLA has no deterministic gradient of a maximum over windows.
       x = _convolution(fields, x, channels, 2 if i > 1 and j == 1 else 1, f'stage{i}_conv{j}')
-  x = _dropout(fields, _SUMMARIES[fields.summary](name='vector')(x), 'vector')
+  x = parts.dropout(fields, _SUMMARIES[fields.summary](name='vector')(x), 'vector')
   outputs = parts.head(units, kernel_regularizer=parts.regularizer(fields))(x)
   return keras.Model(inputs, outputs, name='sequence')
 
@@ -94,7 +92,3 @@ def _convolution(fields: Any, x: Any, channels: int, strides: int, name: str) ->
   )(x)
   y = keras.layers.Activation(fields.activation, name=f'{name}_activation')(norm(y) if norm else y)
   return keras.layers.Add(name=f'{name}_add')([x, y]) if x.shape == y.shape else y
-
-
-def _dropout(fields: Any, x: Any, name: str) -> Any:
-  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
@@ -45,12 +44,12 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     raise ConfigError(f'model.heads={fields.heads} does not divide model.width={fields.width}: change one of them')
   there = None
   if fields.vocabulary:
-    there = Symbols(name='there')(inputs)
+    there = parts.Symbols(name='there')(inputs)
     x = keras.layers.Embedding(fields.vocabulary, fields.width, name='embedding')(x)
   else:
     x = keras.layers.Dense(fields.width, name='embedding')(x)
   x = vit.Embedding((1, inputs.shape[1]), class_token=False, learned=True, name='positions')(x)
-  x = _dropout(fields, x, 'positions')
+  x = parts.dropout(fields, x, 'positions')
   for i in range(1, fields.layers + 1):
     x = vit.block(fields, x, fields.width, fields.heads, f'block{i}', key_mask=there)
   x = keras.layers.LayerNormalization(epsilon=vit.EPSILON, name='norm')(x)
@@ -60,20 +59,5 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     x = keras.layers.GlobalAveragePooling1D(name='vector')(x)
   else:
     x = parts.MaskedMean(name='vector')([x, there])
-  outputs = parts.head(units)(_dropout(fields, x, 'vector'))
+  outputs = parts.head(units)(parts.dropout(fields, x, 'vector'))
   return keras.Model(inputs, outputs, name='sequence_transformer')
-
-
-def _dropout(fields: Any, x: Any, name: str) -> Any:
-  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x
-
-
-@keras.saving.register_keras_serializable('trainer')
-class Symbols(keras.layers.Layer):
-  """Which places of a sequence hold a symbol, integers [B, T] -> bool [B, T]."""
-
-  def call(self, ids_BT: tf.Tensor) -> tf.Tensor:
-    return ids_BT != 0
-
-  def compute_output_spec(self, ids_BT: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.KerasTensor(ids_BT.shape, 'bool')

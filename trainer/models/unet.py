@@ -17,14 +17,12 @@ from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
 from trainer.models import norms, parts
 
-
-def _check_channels(channels: tuple[int, ...]) -> str:
-  return parts.check_sizes(channels) if channels else 'must name the channels of at least one level'
-
-
 FIELDS: dict[str, Field] = {
   'channels': Field(
-    (64, 128, 256, 512, 1024), 'channels of each level, each of half the resolution', _check_channels, fixed=True
+    (64, 128, 256, 512, 1024),
+    'channels of each level, each of half the resolution',
+    parts.check_channels('level'),
+    fixed=True,
   ),
   'convs': Field(2, 'convolutions per level, on the way down and on the way up', at_least(1), fixed=True),
   'norm': Field(

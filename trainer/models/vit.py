@@ -74,21 +74,20 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
       f'model.patch_size={patch} does not divide the image of {height} x {width_pixels} pixels: '
       'change it, or set task.image_size'
     )
-  if width % heads:
-    raise ConfigError(f'model.heads={heads} does not divide the width {width}: change model.heads or model.width')
+  parts.check_heads(heads, width)
   if fields.positions == 'sincos' and (width % 4 or width < 8):
     raise ConfigError(f"model.positions='sincos' needs a width of 8, 12, 16, ..., not {width}: change model.width")
   grid = height // patch, width_pixels // patch
   x = keras.layers.Conv2D(width, patch, patch, name='patches')(x)
   x = keras.layers.Reshape((grid[0] * grid[1], width), name='tokens')(x)
   x = Embedding(grid, class_token=fields.pooling == 'token', learned=fields.positions == 'learned', name='embedding')(x)
-  x = _dropout(fields, x, 'embedding')
+  x = parts.dropout(fields, x, 'embedding')
   for i in range(1, layers + 1):
     drop = fields.stochastic_depth * (i - 1) / max(layers - 1, 1)
     x = block(fields, x, width, heads, f'block{i}', drop=drop)
   x = keras.layers.LayerNormalization(epsilon=EPSILON, name='norm')(x)
   if fields.pooling == 'token':
-    x = FirstToken(name='vector')(x)
+    x = parts.FirstToken(name='vector')(x)
   else:
     x = keras.layers.GlobalAveragePooling1D(name='vector')(x)
   # Zeros, as in the code of Dosovitskiy et al.: the first outputs are all alike.
@@ -119,7 +118,7 @@ def _attention(fields: Any, x: Any, width: int, heads: int, drop: float, key_mas
   y = keras.layers.LayerNormalization(epsilon=EPSILON, name=f'{name}_norm')(x)
   query, key, value = (keras.layers.Dense(width, name=f'{name}_{part}')(y) for part in ('query', 'key', 'value'))
   y = Attention(heads, name=f'{name}_core')([query, key, value], key_mask=key_mask)
-  y = _dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
+  y = parts.dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
   return _add(x, y, drop, name)
 
 
@@ -127,8 +126,8 @@ def _dense(fields: Any, x: Any, width: int, drop: float, name: str) -> Any:
   """The second half of a block: x + dense(gelu(dense(norm(x)))), [B, T, D]."""
   y = keras.layers.LayerNormalization(epsilon=EPSILON, name=f'{name}_norm')(x)
   y = keras.layers.Dense(_EXPANSION * width, name=f'{name}_in')(y)
-  y = _dropout(fields, keras.layers.Activation('gelu', name=f'{name}_gelu')(y), f'{name}_in')
-  y = _dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
+  y = parts.dropout(fields, keras.layers.Activation('gelu', name=f'{name}_gelu')(y), f'{name}_in')
+  y = parts.dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
   return _add(x, y, drop, name)
 
 
@@ -140,10 +139,6 @@ def _add(x: Any, y: Any, drop: float, name: str) -> Any:
   if drop:
     y = keras.layers.Dropout(drop, noise_shape=(None, 1, 1), name=f'{name}_depth')(y)
   return keras.layers.Add(name=f'{name}_add')([x, y])
-
-
-def _dropout(fields: Any, x: Any, name: str) -> Any:
-  return keras.layers.Dropout(fields.dropout, name=f'{name}_dropout')(x) if fields.dropout else x
 
 
 @keras.saving.register_keras_serializable('trainer')
@@ -184,17 +179,6 @@ class Embedding(keras.layers.Layer):
 
   def get_config(self) -> dict[str, Any]:
     return {**super().get_config(), 'grid': self.grid, 'class_token': self.class_token, 'learned': self.learned}
-
-
-@keras.saving.register_keras_serializable('trainer')
-class FirstToken(keras.layers.Layer):
-  """[B, T, D] -> [B, D], the class token."""
-
-  def call(self, tokens_BTD: tf.Tensor) -> tf.Tensor:
-    return tokens_BTD[:, 0]
-
-  def compute_output_shape(self, input_shape: Any) -> Any:
-    return input_shape[0], input_shape[2]
 
 
 def sincos(grid: tuple[int, int], width: int) -> np.ndarray:

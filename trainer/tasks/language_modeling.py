@@ -51,8 +51,7 @@ class LanguageModeling(PackedTokens):
 
   def example(self, features: Mapping[str, Any]) -> dict[str, Any]:
     """Packed tokens -> 'inputs' int32 [T]; 'targets' int32 [T], the token behind each, -1 where there is none."""
-    tokens, count = tf.cast(features['tokens'], tf.int32), tf.cast(features['count'], tf.int32)
-    count = tf.clip_by_value(count, 1, self.length)
+    tokens, count = self.row(features)
     targets = tf.where(tf.range(self.length) < count, tokens[1:], -1)
     return {'inputs': tf.ensure_shape(tokens[:-1], [self.length]), 'targets': tf.ensure_shape(targets, [self.length])}
 

@@ -56,9 +56,8 @@ class MaskedLanguageModeling(PackedTokens):
   def example(self, features: Mapping[str, Any]) -> dict[str, Any]:
     """Packed tokens -> 'inputs' int32 [T]; 'targets': 'ids' int32 [T], what is there, and 'uniform' float32 [T] in
     [0, 1), which says what becomes of each place."""
-    count = tf.clip_by_value(tf.cast(features['count'], tf.int32), 1, self.length)
-    tokens = tf.cast(features['tokens'][:-1], tf.int32)
-    ids = tf.ensure_shape(tf.where(tf.range(self.length) <= count, tokens + 1, 0), [self.length])
+    tokens, count = self.row(features)
+    ids = tf.ensure_shape(tf.where(tf.range(self.length) <= count, tokens[:-1] + 1, 0), [self.length])
     name = tf.reduce_sum(tf.cast(ids, tf.int64) * self._factors, axis=1)
     targets = {'ids': ids, 'uniform': tf.random.stateless_uniform([self.length], name)}
     return {'inputs': self._shown(targets), 'targets': targets}

@@ -87,6 +87,11 @@ class PackedTokens(Task):
     self.units = units
     self.metrics = TokenErrors(self.wanted, *metrics)
 
+  def row(self, features: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    """(tokens int32 [T + 1], how many of them stand behind another one, int32 []: from 1 to T) of a raw example."""
+    tokens, count = (tf.cast(features[name], tf.int32) for name in ('tokens', 'count'))
+    return tokens, tf.clip_by_value(count, 1, self.length)
+
   @abc.abstractmethod
   def wanted(self, batch: Mapping[str, Any]) -> tf.Tensor:
     """The token that each place is to give, int32 [B, T]; -1 where none is."""

@@ -24,9 +24,9 @@ BUILDERS: dict[str, tuple[str, str]] = {
   'earth_orientation': ('trainer.data.datasets.earth_orientation', 'EarthOrientation'),
   'land_cover': ('trainer.data.datasets.land_cover', 'LandCover'),
   'language_id': ('trainer.data.datasets.language_id', 'LanguageId'),
-  'spoken_digits': ('trainer.data.datasets.spoken_digits', 'SpokenDigits'),
   'python_docs': ('trainer.data.datasets.python_docs', 'PythonDocs'),
   'splice_sites': ('trainer.data.datasets.sequence_function', 'SpliceSites'),
+  'spoken_digits': ('trainer.data.datasets.spoken_digits', 'SpokenDigits'),
   'uci_digits': ('trainer.data.datasets.uci_digits', 'UciDigits'),
 }
 

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 _TEST_PERCENT = 20
 # A group of topics with more of the text than this is trained on: the one on special methods has over a third of it.
 _LARGEST_SHARE = 0.2
+_BREAK = re.compile(r'\n\s*\n')
 # Shorter ones are headings and turns of phrase.
 _PARAGRAPH = 40
 # What is not documentation of the library, or not installed everywhere.
@@ -54,7 +55,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
     known = {paragraph for name in held_out for paragraph in paragraphs(topics[name])}
     train = [(name, topics[name]) for name in sorted(topics) if name not in held_out]
     for name, docstrings in _modules():
-      parts = re.split(r'\n\s*\n', docstrings)
+      parts = _BREAK.split(docstrings)
       train.append((name, '\n\n'.join(part for part in parts if not known & set(paragraphs(part)))))
     return {
       'train': self._generate_examples(train),
@@ -68,7 +69,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
 
 def paragraphs(text: str) -> list[str]:
   """The longer paragraphs of a text, white space aside."""
-  found = (re.sub(r'\s+', ' ', part).strip() for part in re.split(r'\n\s*\n', text))
+  found = (re.sub(r'\s+', ' ', part).strip() for part in _BREAK.split(text))
   return [part for part in found if len(part) > _PARAGRAPH]
 
 
