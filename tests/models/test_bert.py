@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity, parity_bert
+from tests.models import learning, parity, parity_bert
 from trainer.errors import ConfigError
 
 SMALL = {'layers': 1, 'width': 16, 'heads': 2}
@@ -82,18 +82,7 @@ def test_it_compiles_and_learns(policy):
     model, rows = parity_bert.build(11, 9, **SMALL, dropout=0.0), tf.constant(parity_bert.ids(2, 9, 11))
   finally:
     keras.config.set_dtype_policy('float32')
-
-  @tf.function(jit_compile=True)
-  def learn():
-    with tf.GradientTape() as tape:
-      logits = model(rows, training=True)
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(rows, logits))
-    for variable, gradient in zip(
-      model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True
-    ):
-      variable.assign_sub(0.2 * tf.convert_to_tensor(gradient))
-    return loss, logits
-
+  learn = learning.descent(model, rows, rows, 0.2)
   first, logits = learn()
   assert logits.dtype == tf.float32
   for _ in range(30):

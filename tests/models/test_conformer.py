@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity
+from tests.models import learning, parity
 from trainer import models
 from trainer.errors import ConfigError
 from trainer.models import conformer
@@ -144,17 +144,7 @@ def test_it_compiles_and_learns(policy, compiled):
   parts = [recording(n, 24, seed=n) for n in (5, 9, 17, 24)]
   inputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   labels = np.arange(4)
-
-  @tf.function(jit_compile=compiled, autograph=False)
-  def step():
-    with tf.GradientTape() as tape:
-      logits = model(inputs, training=True)
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-    parameters = [v.value for v in model.trainable_variables]
-    for variable, gradient in zip(parameters, tape.gradient(loss, parameters), strict=True):
-      variable.assign_sub(0.1 * gradient)
-    return loss, logits
-
+  step = learning.descent(model, inputs, labels, 0.1, compiled=compiled)
   losses = []
   for _ in range(12):
     loss, logits = step()

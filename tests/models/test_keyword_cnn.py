@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import learning
 from trainer import models
 from trainer.errors import ConfigError
 from trainer.models import keyword_cnn
@@ -65,17 +66,8 @@ def test_it_learns_with_and_without_xla(compiled):
   keras.utils.set_random_seed(0)
   model = build((16, 8), units=4, stages=1, channels=16, dropout=0.1)
   inputs, labels = np.random.default_rng(0).normal(size=(8, 16, 8)).astype(np.float32), np.arange(8) % 4
-
-  @tf.function(jit_compile=compiled, autograph=False)
-  def step():
-    with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(inputs, training=True)))
-    parameters = [v.value for v in model.trainable_variables]
-    for variable, gradient in zip(parameters, tape.gradient(loss, parameters), strict=True):
-      variable.assign_sub(0.3 * gradient)
-    return loss
-
-  losses = [float(step()) for _ in range(40)]
+  step = learning.descent(model, inputs, labels, 0.3, compiled=compiled)
+  losses = [float(step()[0]) for _ in range(40)]
   assert losses[-1] < 0.8 * losses[0]
 
 

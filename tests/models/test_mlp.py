@@ -1,20 +1,16 @@
 """Symbols in a feed-forward network."""
 
 import keras
-import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity
-from trainer import models
+from tests.models import parity, test_models
 from trainer.errors import ConfigError
 
 
 def build(dtype=tf.int32, **changes):
-  values = {name: field.default for name, field in models.fields('mlp').items()}
-  config = ml_collections.ConfigDict({'model': {'name': 'mlp', **values, 'hidden': (), **changes}})
-  return models.build(config, tf.TensorSpec([4], dtype), 3)
+  return test_models.build('mlp', tf.TensorSpec([4], dtype), hidden=(), **changes)
 
 
 def test_each_symbol_has_its_vector_and_each_place_its_weights():

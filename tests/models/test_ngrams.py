@@ -1,24 +1,18 @@
 """Runs of symbols: which there are, that equal ones share a vector, and the mean of them."""
 
 import keras
-import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity
-from trainer import models
+from tests.models import learning, parity, test_models
 from trainer.errors import ConfigError
 from trainer.models.ngrams import FIELDS, Runs
 
 
-def build(places=6, units=3, **changes):
-  return models.build(_config(**changes), tf.TensorSpec([places], tf.int32), units)
-
-
-def _config(**changes):
-  values = {name: field.default for name, field in models.fields('ngrams').items()}
-  return ml_collections.ConfigDict({'model': {'name': 'ngrams', **values, 'vectors': 10_007, 'width': 4, **changes}})
+def build(places=6, dtype=tf.int32, **changes):
+  spec = tf.TensorSpec([places], dtype)
+  return test_models.build('ngrams', spec, **{'vectors': 10_007, 'width': 4, **changes})
 
 
 def test_runs_are_those_of_the_text_and_of_its_marks():
@@ -63,17 +57,8 @@ def test_it_compiles_is_saved_and_learns(tmp_path):
   model, rows = build(run_dropout=0.1, dropout=0.1), tf.constant([[1, 2, 3, 0, 0, 0], [4, 5, 6, 1, 2, 0]])
   model.save(tmp_path / 'model.keras')
   np.testing.assert_array_equal(keras.saving.load_model(tmp_path / 'model.keras')(rows), model(rows))
-
-  @tf.function(jit_compile=True)
-  def learn():
-    with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits([0, 1], model(rows, training=True)))
-    variables = model.trainable_variables
-    for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
-      variable.assign_sub(5.0 * tf.convert_to_tensor(gradient))
-    return loss
-
-  losses = [float(learn()) for _ in range(40)]
+  learn = learning.descent(model, rows, [0, 1], 5.0)
+  losses = [float(learn()[0]) for _ in range(40)]
   assert losses[-1] < 0.5 * losses[0]
 
 
@@ -86,4 +71,4 @@ def test_mistakes_are_one_line():
   with pytest.raises(ConfigError, match=r'model\.longest=9 is more than a text of 6 symbols and its two marks'):
     build(longest=9)
   with pytest.raises(ConfigError, match='takes symbols, not float32'):
-    models.build(_config(), tf.TensorSpec([6], tf.float32), 3)
+    build(dtype=tf.float32)

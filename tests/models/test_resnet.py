@@ -4,9 +4,8 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tests.models import parity
+from tests.models import learning, parity
 from trainer import models
 from trainer.errors import ConfigError
 
@@ -69,15 +68,6 @@ def test_what_does_not_fit_is_named():
 def test_it_compiles_and_learns():
   model = build(norm='group')
   images, labels = parity.images((16, 16, 3), 8), np.arange(8) % parity.UNITS
-
-  @tf.function(jit_compile=True, autograph=False)
-  def step():
-    with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True)))
-    parameters = [v.value for v in model.trainable_variables]
-    for variable, gradient in zip(parameters, tape.gradient(loss, parameters), strict=True):
-      variable.assign_sub(0.05 * gradient)
-    return loss
-
-  losses = [float(step()) for _ in range(8)]
+  step = learning.descent(model, images, labels, 0.05)
+  losses = [float(step()[0]) for _ in range(8)]
   assert losses[-1] < losses[0]

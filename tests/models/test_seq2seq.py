@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity, parity_t5
+from tests.models import learning, parity, parity_t5
 from trainer.errors import ConfigError
 from trainer.models import seq2seq
 
@@ -125,19 +125,9 @@ def test_it_compiles_and_learns(family, policy):
     keras.config.set_dtype_policy('float32')
   rows = few(8)
   answers = np.roll(rows['target'], -1, axis=1)
-
-  @tf.function(jit_compile=True, autograph=False)
-  def step():
-    with tf.GradientTape() as tape:
-      logits = model(rows, training=True)
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(answers, logits))
-    parameters = [v.value for v in model.trainable_variables]
-    for variable, gradient in zip(parameters, tape.gradient(loss, parameters), strict=True):
-      variable.assign_sub(RATES[family] * tf.convert_to_tensor(gradient))
-    return loss
-
+  step = learning.descent(model, rows, answers, RATES[family])
   assert model(rows).dtype == tf.float32
-  losses = [float(step()) for _ in range(15)]
+  losses = [float(step()[0]) for _ in range(15)]
   assert np.mean(losses[-3:]) < 0.95 * losses[0]
 
 

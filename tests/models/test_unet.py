@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity
+from tests.models import learning, parity
 from trainer.errors import ConfigError
 
 
@@ -52,18 +52,8 @@ def test_it_learns(compiled):
   model = build(channels=(8, 16))
   images = parity.images((16, 24, 3), 4)
   labels = (images[..., 0] > 0).astype(np.int32)
-
-  @tf.function(jit_compile=compiled, autograph=False)
-  def step():
-    with tf.GradientTape() as tape:
-      losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True))
-      loss = tf.reduce_mean(losses)
-    parameters = [v.value for v in model.trainable_variables]
-    for variable, gradient in zip(parameters, tape.gradient(loss, parameters), strict=True):
-      variable.assign_sub(0.1 * gradient)
-    return loss
-
-  losses = [float(step()) for _ in range(20)]
+  step = learning.descent(model, images, labels, 0.1, compiled=compiled)
+  losses = [float(step()[0]) for _ in range(20)]
   assert losses[-1] < 0.6 * losses[0]
 
 

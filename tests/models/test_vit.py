@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity
+from tests.models import learning, parity
 from trainer.errors import ConfigError
 from trainer.models import vit
 from trainer.models.attention import Attention
@@ -104,17 +104,8 @@ def test_it_compiles_and_learns(policy):
   finally:
     keras.config.set_dtype_policy('float32')
   images, labels = parity.images((8, 12, 3), 8), np.arange(8) % parity.UNITS
-
-  @tf.function(jit_compile=True, autograph=False)
-  def step():
-    with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True)))
-    parameters = [v.value for v in model.trainable_variables]
-    for variable, gradient in zip(parameters, tape.gradient(loss, parameters), strict=True):
-      variable.assign_sub(0.1 * gradient)
-    return loss
-
-  losses = [float(step()) for _ in range(12)]
+  step = learning.descent(model, images, labels, 0.1)
+  losses = [float(step()[0]) for _ in range(12)]
   assert losses[0] == pytest.approx(math.log(parity.UNITS), abs=1e-3), 'the head starts at zero'
   assert min(losses[-3:]) < losses[0]
 
