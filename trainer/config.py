@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from trainer import models, tasks
+from trainer import models, tasks, tokens
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least, fraction, nearest, one_of
 from trainer.optim import optimizers, schedules
@@ -56,6 +56,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'pack_tokens': Field(0, 'texts are joined and cut into so many tokens that a model sees at once; 0: they stay', at_least(0), fixed=True),
     'pack_stride': Field(0, 'tokens from the beginning of one training example to the next; 0: pack_tokens, no overlap', at_least(0), fixed=True),
     'pack_feature': Field('', 'text that is packed; empty: the only one', fixed=True),
+    'pack_tokenizer': Field('bytes', "what a token is: 'bytes'; 'bpe', learnt from the set's texts; or the path of a tokenizer.json", tokens.check_tokenizer, fixed=True),
+    'pack_vocabulary': Field(8192, 'tokens of a vocabulary that is learnt', at_least(len(tokens.BYTES)), fixed=True),
     'memory_budget_bytes': Field(2 * 1024**3, 'largest prepared split that is kept in memory', at_least(0)),
   },
   'optimizer': {

@@ -59,6 +59,8 @@ def config(data_dir: str | pathlib.Path, *, batch: int = 8, eval_batch: int = 0,
     'window_records': 256,
     'memory_budget_bytes': 2**31,
     'pack_tokens': 0,
+    'pack_tokenizer': 'bytes',
+    'pack_vocabulary': 8192,
   }
   assert data.keys() <= fields.keys(), data
   return ml_collections.ConfigDict(

@@ -1,5 +1,7 @@
 """Texts packed into records of one length: every token is there, each to be learnt once where nothing overlaps."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -19,13 +21,13 @@ pieces = st.lists(st.integers(0, 256), max_size=30).map(lambda row: np.array(row
 def test_each_token_is_learnt_from_those_before_it(parts, length, stride):
   stride = min(stride, length)
   row = np.concatenate([np.zeros([0], np.int32), *parts])
-  records = list(packing.cut(iter(parts), length, stride))
+  records = list(packing.cut(iter(parts), length, stride, 300))
   learnt = np.zeros(len(row), int)
   for k, (record, count) in enumerate(records):
     assert record.shape == (length + 1,) and 1 <= count <= length
     begin = k * stride
     np.testing.assert_array_equal(record[: count + 1], row[begin : begin + count + 1])
-    assert not record[count + 1 :].any()
+    assert (record[count + 1 :] == 300).all()
     learnt[begin + 1 : begin + count + 1] += 1
   assert [count for _, count in records[:-1]] == [length] * (len(records) - 1)
   if stride == length:
@@ -36,9 +38,9 @@ def test_each_token_is_learnt_from_those_before_it(parts, length, stride):
 
 @given(st.text())
 def test_a_text_comes_back_from_its_tokens(text):
-  ids = tokens.ids(text.encode())
-  assert ids[-1] == tokens.END and (ids[:-1] != tokens.END).all() and ids.max() < tokens.VOCABULARY
-  assert tokens.text(ids[:-1]) == text
+  ids = tokens.byte_tokens(text.encode())
+  assert ids[-1] == tokens.BYTES.end and (ids[:-1] != tokens.BYTES.end).all() and ids.max() < len(tokens.BYTES)
+  assert tokens.BYTES.text(ids[:-1]) == text
 
 
 class Notes(tfds.core.GeneratorBasedBuilder):
@@ -73,7 +75,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_set_is_packed_once_and_read_like_any_other(folder):
-  row = np.concatenate([tokens.ids(text.encode()) for text in Notes.TEXTS])
+  row = np.concatenate([tokens.byte_tokens(text.encode()) for text in Notes.TEXTS])
   dataset = packed(folder, pack_stride=3)
   made = {path: path.stat().st_mtime_ns for path in (folder / 'packed').rglob('*.tfrecord*')}
   assert made
@@ -88,6 +90,18 @@ def test_a_set_is_packed_once_and_read_like_any_other(folder):
   other = packed(folder)
   assert other.fingerprint(other.train) != dataset.fingerprint(dataset.train)
   assert other.train.num_examples == other.evaluation.num_examples
+
+
+def test_a_vocabulary_is_learnt_once_from_the_training_split_and_lies_beside_the_records(folder, monkeypatch):
+  dataset = packed(folder, pack_tokenizer='bpe', pack_vocabulary=270)
+  vocabulary = dataset.features['tokens'].vocabulary
+  assert len(vocabulary) == 270
+  monkeypatch.setitem(sys.modules, 'tokenizers', None)  # not needed to read it
+  again = packed(folder, pack_tokenizer='bpe', pack_vocabulary=270)
+  assert again.features['tokens'].vocabulary == vocabulary
+  whole = [e['tokens'][1:][: e['count']] for e in again.examples(again.evaluation).as_numpy_iterator()]
+  assert vocabulary.text(np.concatenate(whole)).split('\n\n')[1:] == [*Notes.TEXTS[1:], '']
+  assert packed(folder).features['tokens'].vocabulary == tokens.BYTES
 
 
 def test_synthetic_input_packs_nothing(tmp_path):

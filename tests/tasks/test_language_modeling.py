@@ -107,7 +107,7 @@ def test_draws_depend_on_seed_and_number_alone():
 
 def test_a_prediction_is_text():
   task = create(features(), new_tokens=4)
-  prompt, written = tokens.ids(b'ab')[:2], tokens.ids(b'c d!')[:4]
+  prompt, written = tokens.byte_tokens(b'ab')[:2], tokens.byte_tokens(b'c d!')[:4]
   assert task.readable({'prompt': prompt, 'written': written}) == {'prompt': 'ab', 'written': 'c d!'}
 
 

@@ -8,9 +8,9 @@ import tensorflow_datasets as tfds
 from trainer import config as config_lib
 from trainer import tasks, tokens
 from trainer.errors import ConfigError
-from trainer.tasks.masked_language_modeling import MASK
 
 LENGTH = 64
+MASK = len(tokens.BYTES) + 1
 
 
 def create(length=LENGTH, **changes):
@@ -98,7 +98,7 @@ def test_padding_is_neither_shown_nor_wanted_and_weights_count_places():
 
 def test_what_is_read_in_the_gaps_is_a_text():
   task = create(length=16)
-  texts = np.stack([tokens.ids(b'To be or not to be')[:17]])
+  texts = np.stack([tokens.byte_tokens(b'To be or not to be')[:17]])
   made = batch(task, texts)
   made['targets']['uniform'] = tf.constant([[0.0, *[0.9] * 14, 0.0]])
   made['inputs'] = task._shown(made['targets'])

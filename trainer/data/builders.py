@@ -18,7 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
-from trainer.data import datasets, packing
+from trainer.data import datasets, packing, tokenizers
 from trainer.errors import ConfigError
 from trainer.fields import nearest
 
@@ -80,13 +80,14 @@ def packed(builder: tfds.core.DatasetBuilder, data: Any, directory: str) -> tfds
     directory: TFDS data directory.
 
   Raises:
-    ConfigError: the set has no such text, or the packed one cannot be written.
+    ConfigError: the set has no such text, the tokenizer is none, or the packed set cannot be written.
   """
   feature = packing.text_feature(data.pack_feature, builder.info.features)
+  tokenizer = tokenizers.create(data.pack_tokenizer, data.pack_vocabulary)
 
   def make() -> tfds.core.DatasetBuilder:
     with _quiet():
-      return packing.Packed(builder, feature, data.pack_tokens, data.pack_stride, directory)
+      return packing.Packed(builder, feature, tokenizer, data.pack_tokens, data.pack_stride, directory)
 
   made = make()
   if data.source == 'synthetic' or made.is_prepared():

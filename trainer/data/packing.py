@@ -9,42 +9,75 @@ order of its examples is that of any set (order.py).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from trainer import tokens
+from trainer.data.tokenizers import Tokenizer
 from trainer.errors import ConfigError
 from trainer.fields import nearest
+from trainer.tokens import Vocabulary
+
+
+class TokenRow(tfds.features.Tensor):
+  """A row of tokens, int32 [n], which knows its vocabulary as a ClassLabel knows its names."""
+
+  def __init__(self, length: int, vocabulary: Vocabulary):
+    super().__init__(shape=(length,), dtype=np.int32)
+    self.vocabulary = vocabulary
+
+  def save_metadata(self, data_dir: Any, feature_name: str | None = None) -> None:
+    with tf.io.gfile.GFile(_beside(data_dir, feature_name), 'w') as file:
+      json.dump(self.vocabulary.state(), file)
+
+  def load_metadata(self, data_dir: Any, feature_name: str | None = None) -> None:
+    with tf.io.gfile.GFile(_beside(data_dir, feature_name)) as file:
+      self.vocabulary = Vocabulary.from_state(json.load(file))
+
+
+def _beside(data_dir: Any, feature_name: str | None) -> str:
+  return f'{data_dir}/{feature_name}.vocabulary.json'
 
 
 class Packed(tfds.core.GeneratorBasedBuilder):
   """Packed tokens of another set's texts.
 
-  Features: `tokens` int32 (length + 1,), after the end of the last text 0; `count` int32, how many of them stand behind
-  another one of the text, which are those to learn.
+  Features: `tokens` int32 (length + 1,), with more ends after that of the last text; `count` int32, how many of them
+  stand behind another one, which are those to learn.
   Splits: those of the other set. Training splits overlap where a stride is given; of `test` and `validation`, and of
   any split that is not called train, each token is in one record.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'Bytes.'}
+  VERSION = tfds.core.Version('1.1.0')
+  RELEASE_NOTES = {'1.1.0': 'With the vocabulary beside the records.'}
 
-  def __init__(self, source: tfds.core.DatasetBuilder, feature: str, length: int, stride: int, data_dir: str):
+  def __init__(
+    self,
+    source: tfds.core.DatasetBuilder,
+    feature: str,
+    tokenizer: Tokenizer,
+    length: int,
+    stride: int,
+    data_dir: str,
+  ):
     """Names the set by what it is made of.
 
     Args:
       source: the other set, prepared if this one is not.
       feature: its text.
+      tokenizer: cuts the texts; where it learns, it learns from the set's split `train`, or its first.
       length: tokens that the model sees.
       stride: tokens from the beginning of one training record to that of the next; 0: length.
       data_dir: TFDS data directory.
     """
-    self._source, self._feature, self._length, self._stride = source, feature, length, stride or length
+    self._source, self._feature, self._tokenizer = source, feature, tokenizer
+    self._length, self._stride = length, stride or length
     kind = f'{source.builder_config.name}-' if source.builder_config else ''
-    name = f'{source.name}-{kind}{source.version}-{feature}-bytes-{length}-{self._stride}'
+    name = f'{source.name}-{kind}{source.version}-{feature}-{tokenizer.name}-{length}-{self._stride}'
     super().__init__(data_dir=data_dir, config=tfds.core.BuilderConfig(name=_safe(name), version=self.VERSION))
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -53,7 +86,7 @@ class Packed(tfds.core.GeneratorBasedBuilder):
       description=f'Texts of {self._source.name} ({self._feature}), packed into {self._length} tokens.',
       features=tfds.features.FeaturesDict(
         {
-          'tokens': tfds.features.Tensor(shape=(self._length + 1,), dtype=np.int32),
+          'tokens': TokenRow(self._length + 1, self._tokenizer.vocabulary),
           'count': tfds.features.Scalar(np.int32),
         }
       ),
@@ -61,24 +94,31 @@ class Packed(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    return {name: self._generate_examples(name) for name in self._source.info.splits}
+    splits = self._source.info.splits
+    self._tokenizer.learn(self._texts('train' if 'train' in splits else next(iter(splits))))
+    self.info.features['tokens'].vocabulary = self._tokenizer.vocabulary
+    return {name: self._generate_examples(name) for name in splits}
 
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  def _texts(self, split: str) -> Iterator[bytes]:
     read = tfds.ReadConfig(try_autocache=False, skip_prefetch=True)
     texts = self._source.as_dataset(split=split, shuffle_files=False, read_config=read)
-    pieces = (tokens.ids(example[self._feature].numpy()) for example in texts)
+    return (example[self._feature].numpy() for example in texts)
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    pieces = self._tokenizer.rows(self._texts(split))
     stride = self._stride if split == 'train' else self._length
-    for key, (row, count) in enumerate(cut(pieces, self._length, stride)):
+    for key, (row, count) in enumerate(cut(pieces, self._length, stride, self._tokenizer.vocabulary.end)):
       yield key, {'tokens': row, 'count': count}
 
 
-def cut(pieces: Iterator[np.ndarray], length: int, stride: int) -> Iterator[tuple[np.ndarray, int]]:
+def cut(pieces: Iterator[np.ndarray], length: int, stride: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
   """Records of one length out of a row of tokens that comes in pieces.
 
   Args:
     pieces: int32 [n] each, the row.
     length: a record has this many tokens and one more.
     stride: from the beginning of a record to that of the next, at most `length`.
+    end: fills what is behind the last token.
 
   Yields:
     (int32 [length + 1], its tokens that have one before them in it). Only in the last it is less than length.
@@ -96,7 +136,7 @@ def cut(pieces: Iterator[np.ndarray], length: int, stride: int) -> Iterator[tupl
     rest = rest[begin:]
   # The first token has none before it; what lies in the record before this one has been learnt.
   if len(rest) > learnt:
-    yield np.pad(rest, (0, length + 1 - len(rest))), len(rest) - 1
+    yield np.pad(rest, (0, length + 1 - len(rest)), constant_values=end), len(rest) - 1
 
 
 def text_feature(name: str, features: Any) -> str:

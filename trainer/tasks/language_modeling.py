@@ -19,7 +19,6 @@ from trainer.fields import Field, at_least
 from trainer.tasks import sampling
 from trainer.tasks.base import Call, Examples
 from trainer.tasks.packed_tokens import PackedTokens
-from trainer.tokens import VOCABULARY, text
 
 FIELDS: dict[str, Field] = {
   'prompt_tokens': Field(0, 'mode predict: tokens of an example that are gone on from; 0: half of them', at_least(0)),
@@ -40,8 +39,8 @@ class LanguageModeling(PackedTokens):
     Raises:
       ConfigError: the set is not packed, or no room is left behind the prompt.
     """
-    del examples, saved
-    super().__init__(config, features, VOCABULARY, 'bits_per_byte', 'perplexity', 'accuracy')
+    del examples
+    super().__init__(config, features, saved, 'bits_per_byte', 'perplexity', 'accuracy')
     self._fields, self._seed = config.task, config.seed
     if config.task.prompt_tokens >= self.length:
       raise ConfigError(
@@ -75,7 +74,7 @@ class LanguageModeling(PackedTokens):
     return {'prompt': prompt_BP, 'written': written}
 
   def readable(self, prediction: Any) -> dict[str, Any]:
-    return {name: text(prediction[name]) for name in ('prompt', 'written')}
+    return {name: self.vocabulary.text(prediction[name]) for name in ('prompt', 'written')}
 
 
 def create(

@@ -4,7 +4,7 @@ Of the places a share is chosen, each by itself; of those 80 % are hidden, 10 % 
 was there is to be said at the chosen places, and the loss is the mean over them, in nats. In training the places are
 drawn anew each epoch. In an evaluation they are a function of the text alone, so the same on every topology, each time.
 
-Ids of the inputs and outputs: 0 is padding, a token is one more than in trainer/tokens.py, and the last is the mask.
+Ids of the inputs and outputs: 0 is padding, a token is one more than in its vocabulary, and the last is the mask.
 
 Dimensions: B batch, T places.
 """
@@ -21,11 +21,9 @@ import tensorflow as tf
 from trainer.fields import Field
 from trainer.tasks.base import Call, Examples
 from trainer.tasks.packed_tokens import PackedTokens
-from trainer.tokens import VOCABULARY, text
 
-MASK = VOCABULARY + 1
 _HIDDEN, _ANOTHER = 0.8, 0.9
-_GAP = ord('_')
+_GAP = b'_'
 
 
 def _share(value: float) -> str:
@@ -46,8 +44,9 @@ class MaskedLanguageModeling(PackedTokens):
     Raises:
       ConfigError: the set is not packed.
     """
-    del examples, saved
-    super().__init__(config, features, MASK + 1, 'perplexity', 'accuracy')
+    del examples
+    super().__init__(config, features, saved, 'perplexity', 'accuracy', around=(1, 1))
+    self.mask = self.units - 1
     self._share = config.task.masked_share
     self.draws = self.length
     # Two sums of the tokens, each times a number of its place, name a text.
@@ -81,11 +80,11 @@ class MaskedLanguageModeling(PackedTokens):
 
   def readable(self, prediction: Any) -> dict[str, Any]:
     """Both as texts, what is hidden as an underscore."""
-    gap = _GAP + 1
+    gap = self.vocabulary.pieces.index(_GAP)
     tokens = {
-      name: [gap if i == MASK else i - 1 for i in map(int, prediction[name]) if i] for name in ('shown', 'read')
+      name: [gap if i == self.mask else i - 1 for i in map(int, prediction[name]) if i] for name in ('shown', 'read')
     }
-    return {name: text(row) for name, row in tokens.items()}
+    return {name: self.vocabulary.text(row) for name, row in tokens.items()}
 
   def _chosen(self, targets: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Which places are to be said, bool [..., T]."""
@@ -94,9 +93,9 @@ class MaskedLanguageModeling(PackedTokens):
   def _shown(self, targets: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """The ids that the model sees, int32 [..., T]."""
     ids, part = targets['ids'], targets['uniform'] / self._share
-    number = tf.cast((part - _HIDDEN) / (_ANOTHER - _HIDDEN) * VOCABULARY, tf.int32)
-    another = 1 + tf.clip_by_value(number, 0, VOCABULARY - 1)
-    hidden = tf.where(part < _HIDDEN, MASK, tf.where(part < _ANOTHER, another, ids))
+    number = tf.cast((part - _HIDDEN) / (_ANOTHER - _HIDDEN) * len(self.vocabulary), tf.int32)
+    another = 1 + tf.clip_by_value(number, 0, len(self.vocabulary) - 1)
+    hidden = tf.where(part < _HIDDEN, self.mask, tf.where(part < _ANOTHER, another, ids))
     return tf.where(self._chosen(targets), hidden, ids)
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainer.errors import ConfigError
 from trainer.tasks.base import Task
 from trainer.tasks.metrics import MetricSet
-from trainer.tokens import END
+from trainer.tokens import BYTES, Vocabulary
 
 
 class TokenErrors(MetricSet):
@@ -28,12 +28,13 @@ class TokenErrors(MetricSet):
 
   size = 4
 
-  def __init__(self, wanted: Callable[[Mapping[str, Any]], tf.Tensor], *names: str) -> None:
+  def __init__(self, wanted: Callable[[Mapping[str, Any]], tf.Tensor], lengths: np.ndarray, *names: str) -> None:
     """Args:
     wanted: as `PackedTokens.wanted`.
+    lengths: float32 [V], bytes of each token.
     *names: which of 'bits_per_byte', 'perplexity' and 'accuracy'; the first says which checkpoint is best.
     """
-    self._wanted, self.names = wanted, names
+    self._wanted, self._lengths, self.names = wanted, lengths, names
     self.modes = {name: 'max' if name == 'accuracy' else 'min' for name in names}
 
   def values(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
@@ -46,7 +47,7 @@ class TokenErrors(MetricSet):
         tf.ones_like(targets_BT, tf.float32),
         _nats(outputs, targets_BT),
         tf.cast(right_BT, tf.float32),
-        tf.cast(targets_BT != END, tf.float32),
+        tf.gather(self._lengths, tf.maximum(targets_BT, 0)),
       )
     ]
     return tf.stack(sums)
@@ -65,17 +66,31 @@ class TokenErrors(MetricSet):
 
 
 class PackedTokens(Task):
-  """A task whose examples are packed tokens, int32 [T + 1], of which all but one are inputs."""
+  """A task whose examples are packed tokens, int32 [T + 1], of which all but one are inputs.
 
-  def __init__(self, config: ml_collections.ConfigDict, features: Mapping[str, Any], units: int, *metrics: str):
+  Attributes:
+    vocabulary: of the tokens.
+  """
+
+  vocabulary: Vocabulary
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    features: Mapping[str, Any],
+    saved: Mapping[str, Any] | None,
+    *metrics: str,
+    around: tuple[int, int] = (0, 0),
+  ):
     """Args:
     config: the run's.
     features: of the dataset.
-    units: V.
+    saved: `state` of an earlier attempt, or None.
     *metrics: see TokenErrors.
+    around: how many ids the model has before those of the vocabulary, and behind them.
 
     Raises:
-      ConfigError: the set is not packed.
+      ConfigError: the set is not packed, or its vocabulary is another than it was.
     """
     if 'tokens' not in features or 'count' not in features:
       raise ConfigError(
@@ -84,8 +99,15 @@ class PackedTokens(Task):
       )
     self.length = features['tokens'].shape[0] - 1
     self.input_spec = tf.TensorSpec((self.length,), tf.int32)
-    self.units = units
-    self.metrics = TokenErrors(self.wanted, *metrics)
+    self.vocabulary = getattr(features['tokens'], 'vocabulary', BYTES)
+    if saved and saved != self.state():
+      raise ConfigError(
+        f'the vocabulary of the packed set ({self.vocabulary.name}) is not the one that this run began with: put back '
+        'the set that it was trained on, or start in an empty workdir'
+      )
+    lengths = np.pad(self.vocabulary.lengths, around)
+    self.units = len(lengths)
+    self.metrics = TokenErrors(self.wanted, lengths, *metrics)
 
   def row(self, features: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """(tokens int32 [T + 1], how many of them stand behind another one, int32 []: from 1 to T) of a raw example."""
@@ -106,7 +128,7 @@ class PackedTokens(Task):
     return tf.math.divide_no_nan(tf.reduce_sum(nats_BT, axis=1), _count(targets_BT))
 
   def state(self) -> dict[str, Any]:
-    return {'tokenizer': 'bytes', 'length': self.length}
+    return {'vocabulary': self.vocabulary.state(), 'length': self.length}
 
 
 def _nats(outputs: tf.Tensor, targets_BT: tf.Tensor) -> tf.Tensor:
