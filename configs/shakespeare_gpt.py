@@ -8,7 +8,9 @@ Result    validation loss 1.779 nats per byte (2.566 bits) over all 55,796 bytes
 Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.21, Python 3.11
 
 Layers, heads, width, context, batch, steps and decay are nanoGPT's; the learning rate is twice its 1e-3, and the
-weights are averaged. With 1e-3 and without averaging the loss is 1.886.
+weights are averaged. With 1e-3 and without averaging the loss is 1.886. Byte-pair encoding
+(--config.data.pack_tokenizer=bpe --config.data.pack_vocabulary=1024; needs `pip install tokenizers`) has 2.209 bits per
+byte, or 1.531 nats, in 74 s: the context of 64 tokens is longer then.
 
 `--mode=predict` writes how the model goes on from the beginning of each example; of one that was trained so:
 
