@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.models import blockwise, remat
+
 # A score that no softmax sees, small enough for any float that has the range of float32.
 _NEVER = -1e30
 
@@ -32,6 +34,7 @@ class Attention(keras.layers.Layer):
     scale: bool = True,
     rotary_base: float = 0.0,
     dropout: float = 0.0,
+    blocks: bool = False,
     **kwargs: Any,
   ):
     """Args:
@@ -41,10 +44,13 @@ class Attention(keras.layers.Layer):
     scale: scores are divided by the square root of K; T5 leaves that to its initialisation.
     rotary_base: queries and keys are turned by their place (`rotated`) with this base; 0: they are not.
     dropout: share of the shares that are dropped.
+    blocks: holds the scores of a block of keys at a time (blockwise.py); without dropout and bias.
     """
     super().__init__(**kwargs)
     self.heads, self.kv_heads, self.causal, self.scale = heads, kv_heads or heads, causal, scale
-    self.rotary_base, self.dropout = rotary_base, dropout
+    self.rotary_base, self.dropout, self.blocks = rotary_base, dropout, blocks
+    assert not (blocks and dropout), 'blockwise attention drops nothing'
+    self.compiled_by_xla = False  # parts.compiled
     self._drop = keras.layers.Dropout(dropout, name='dropout') if dropout else None
 
   def call(
@@ -68,9 +74,17 @@ class Attention(keras.layers.Layer):
     query, key, value = (self._split(part, n) for part, n in zip(inputs, self._parts, strict=True))
     if self.rotary_base:
       query, key = (rotated(part, tf.range(part.shape[1]), self.rotary_base) for part in (query, key))
+    if self.blocks:
+      assert bias is None
+      query, key, value = self._ready(query, key, value)
+      mixed_BTNK = blockwise.attention(query, key, value, key_mask, self.causal)
+      return self._joined(mixed_BTNK)
     allowed = None if key_mask is None else key_mask[:, tf.newaxis, tf.newaxis, :]
     if self.causal:
-      past = tf.linalg.band_part(tf.ones([query.shape[1], key.shape[1]], tf.bool), -1, 0)
+      places_S = tf.range(key.shape[1])
+      # Hidden, or the mask would be a constant of T S bytes in the compiled program, three times for each layer.
+      places_S = remat.again([places_S], [], self.compiled_by_xla)[0] if self.compiled_by_xla else places_S
+      past = tf.range(query.shape[1])[:, tf.newaxis] >= places_S
       allowed = past if allowed is None else allowed & past
     return self._mixed(query, key, value, allowed, bias, training)
 
@@ -99,7 +113,9 @@ class Attention(keras.layers.Layer):
     return input_shape[0]
 
   def get_config(self) -> dict[str, Any]:
-    own = {name: getattr(self, name) for name in ('heads', 'kv_heads', 'causal', 'scale', 'rotary_base', 'dropout')}
+    own = {
+      name: getattr(self, name) for name in ('heads', 'kv_heads', 'causal', 'scale', 'rotary_base', 'dropout', 'blocks')
+    }
     return {**super().get_config(), **own}
 
   @property
@@ -121,21 +137,44 @@ class Attention(keras.layers.Layer):
     training: bool,
   ) -> tf.Tensor:
     """[B, T, N K]; `allowed` is bool and broadcast to [B, N, T, S]."""
-    if self.kv_heads != self.heads:
-      group = self.heads // self.kv_heads
-      key_BSMK, value_BSMK = (tf.repeat(part, group, axis=2) for part in (key_BSMK, value_BSMK))
-    if self.scale:
-      query_BTNK *= query_BTNK.shape[-1] ** -0.5
-    scores_BNTS = tf.cast(tf.einsum('btnk,bsnk->bnts', query_BTNK, key_BSMK), tf.float32)
+    query_BTNK, key_BSNK, value_BSNK = self._ready(query_BTNK, key_BSMK, value_BSMK)
+    scores_BNTS = tf.cast(tf.einsum('btnk,bsnk->bnts', query_BTNK, key_BSNK), tf.float32)
     if bias is not None:
       scores_BNTS += tf.cast(bias, tf.float32)
     if allowed is not None:
       scores_BNTS = tf.where(allowed, scores_BNTS, _NEVER)
-    shares_BNTS = tf.cast(tf.nn.softmax(scores_BNTS), value_BSMK.dtype)
+    shares_BNTS = _shares(scores_BNTS, value_BSNK.dtype)
     if self._drop:
       shares_BNTS = self._drop(shares_BNTS, training=training)
-    mixed_BTNK = tf.einsum('bnts,bsnk->btnk', shares_BNTS, value_BSMK)
-    return tf.reshape(mixed_BTNK, [-1, query_BTNK.shape[1], self.heads * query_BTNK.shape[-1]])
+    mixed_BTNK = tf.einsum('bnts,bsnk->btnk', shares_BNTS, value_BSNK)
+    return self._joined(mixed_BTNK)
+
+  def _ready(self, query_BTNK: tf.Tensor, key_BSMK: tf.Tensor, value_BSMK: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """The query scaled, keys and values for each head."""
+    if self.kv_heads != self.heads:
+      group = self.heads // self.kv_heads
+      key_BSMK, value_BSMK = (tf.repeat(part, group, axis=2) for part in (key_BSMK, value_BSMK))
+    return query_BTNK * query_BTNK.shape[-1] ** -0.5 if self.scale else query_BTNK, key_BSMK, value_BSMK
+
+  def _joined(self, mixed_BTNK: tf.Tensor) -> tf.Tensor:
+    """[B, T, N, K] -> [B, T, N K]."""
+    return tf.reshape(mixed_BTNK, [-1, mixed_BTNK.shape[1], self.heads * mixed_BTNK.shape[-1]])
+
+
+def _shares(scores: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+  """The softmax of float32 scores in another dtype, of which the gradient keeps nothing but the result."""
+
+  @tf.custom_gradient
+  def shares(scores: tf.Tensor) -> Any:
+    result = tf.cast(tf.nn.softmax(scores), dtype)
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+      share, up = tf.cast(result, tf.float32), tf.cast(upstream, tf.float32)
+      return share * (up - tf.reduce_sum(share * up, axis=-1, keepdims=True))
+
+    return result, gradient
+
+  return shares(scores)
 
 
 def rotated(x_BTNK: tf.Tensor, places_T: tf.Tensor, base: float) -> tf.Tensor:

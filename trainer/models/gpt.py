@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
-from trainer.models import parts
+from trainer.models import parts, remat
 from trainer.models.attention import Attention
 
 _DEVIATION = 0.02
@@ -68,8 +68,34 @@ FIELDS: dict[str, Field] = {
     at_least(0), fixed=True,
   ),
   'dropout': Field(0.0, 'share dropped of the embedding, of attention, and of what a block adds', fraction),
+  'attention': Field(
+    'plain', 'how scores are held: all at once; blockwise: those of some keys at a time, which takes no dropout',
+    one_of('plain', 'blockwise'),
+  ),
+  'remat': Field(
+    'none', 'what is computed twice rather than kept for the gradient: nothing, each block, or the attention in it',
+    one_of('none', 'blocks', 'attention'),
+  ),
+  'head_chunks': Field(
+    1, 'parts of a text whose logits are held one after another; 1: all are at once', at_least(1)
+  ),
   'rotary_base': Field(0.0, 'base of the rotary positions of Llama; 0: that of the size', at_least(0), fixed=True),
 }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """What is done to hold less at once; the results are the same.
+
+  Attributes:
+    blockwise: attention holds the scores of a block of keys (blockwise.py).
+    remat: 'none', 'blocks' or 'attention' (remat.py).
+    head_chunks: parts of a text whose logits are held one after another; with 1 the model gives logits.
+  """
+
+  blockwise: bool = False
+  remat: str = 'none'
+  head_chunks: int = 1
 
 
 def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
@@ -83,7 +109,14 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     raise ConfigError(
       f"model.name='gpt' takes ids, not {inputs.dtype}: set task.name='language_modeling', or take another model"
     )
-  model = GPT(resolved(fields), units, inputs.shape[1], fields.dropout, name='gpt')
+  if fields.attention == 'blockwise' and fields.dropout:
+    raise ConfigError("model.attention='blockwise' has no dropout: set model.dropout=0, or model.attention='plain'")
+  if inputs.shape[1] % fields.head_chunks:
+    raise ConfigError(
+      f'model.head_chunks={fields.head_chunks} does not divide the {inputs.shape[1]} places of a text: change it'
+    )
+  memory = Memory(fields.attention == 'blockwise', fields.remat, fields.head_chunks)
+  model = GPT(resolved(fields), units, inputs.shape[1], fields.dropout, memory, name='gpt')
   model(inputs)
   return model
 
@@ -121,14 +154,17 @@ class GPT(keras.Model):
 
   What it is asked for is told by what it is given:
 
-  ids [B, T] -> float32 logits [B, T, V] of the id behind each
+  ids [B, T] -> float32 logits [B, T, V] of the id behind each; or, with chunks, what they are products of: {'hidden'
+    [chunks, B, T / chunks, D], 'table' float32 [V, D]}
   {'start': ids [B, ...]} -> an empty cache for B texts: keys and values of each block, [B, T, M, K]
   {'token' int [B], 'place' int32 [], 'cache'} -> {'logits' float32 [B, V], 'cache'} of one place
   """
 
-  def __init__(self, size: Size, vocabulary: int, context: int, dropout: float, **kwargs: Any):
+  def __init__(
+    self, size: Size, vocabulary: int, context: int, dropout: float, memory: Memory = Memory(), **kwargs: Any
+  ):
     super().__init__(**kwargs)
-    self.size, self.vocabulary, self.context, self.dropout = size, vocabulary, context, dropout
+    self.size, self.vocabulary, self.context, self.dropout, self.memory = size, vocabulary, context, dropout, memory
     self.tokens = keras.layers.ReversibleEmbedding(
       vocabulary,
       size.width,
@@ -143,7 +179,7 @@ class GPT(keras.Model):
         context, size.width, keras.initializers.RandomNormal(stddev=_DEVIATION), name='positions'
       )
     self.drop = keras.layers.Dropout(dropout, name='embedding_dropout') if dropout else None
-    self.blocks = [Block(size, dropout, name=f'block{i}') for i in range(1, size.layers + 1)]
+    self.blocks = [Block(size, dropout, memory, name=f'block{i}') for i in range(1, size.layers + 1)]
     self.norm = _norm(size, 'norm')
 
   def call(self, inputs: Any, training: bool = False) -> Any:
@@ -152,7 +188,8 @@ class GPT(keras.Model):
       x = self.drop(x, training=training) if self.drop else x
       for block in self.blocks:
         x = block(x, training=training)
-      return tf.cast(self.tokens(self.norm(x), reverse=True), tf.float32)
+      x = self.norm(x)
+      return self._in_chunks(x) if self.memory.head_chunks > 1 else self._logits(x)
     if 'start' in inputs:
       shape = [tf.shape(inputs['start'])[0], self.context, self.size.kv_heads, self.size.width // self.size.heads]
       return [(tf.zeros(shape, self.compute_dtype),) * 2 for _ in self.blocks]
@@ -161,8 +198,17 @@ class GPT(keras.Model):
     for block, kept in zip(self.blocks, inputs['cache'], strict=True):
       x, kept = block.step(x, kept, place)
       cache.append(kept)
-    logits_B1V = tf.cast(self.tokens(self.norm(x), reverse=True), tf.float32)
-    return {'logits': logits_B1V[:, 0], 'cache': cache}
+    return {'logits': self._logits(self.norm(x))[:, 0], 'cache': cache}
+
+  def _logits(self, x_BTD: tf.Tensor) -> tf.Tensor:
+    return tf.cast(self.tokens(x_BTD, reverse=True), tf.float32)
+
+  def _in_chunks(self, x_BTD: tf.Tensor) -> dict[str, tf.Tensor]:
+    table_VD = self.tokens.embeddings if self.size.tied else tf.transpose(self.tokens.reverse_embeddings)
+    return {
+      'hidden': tf.stack(tf.split(x_BTD, self.memory.head_chunks, axis=1)),
+      'table': tf.cast(table_VD, tf.float32),
+    }
 
   def _embedded(self, ids_BT: tf.Tensor, places_T: tf.Tensor) -> tf.Tensor:
     x_BTD = self.tokens(ids_BT)
@@ -170,11 +216,11 @@ class GPT(keras.Model):
 
   def get_config(self) -> dict[str, Any]:
     own = {'size': dataclasses.asdict(self.size), 'vocabulary': self.vocabulary, 'context': self.context}
-    return {**super().get_config(), **own, 'dropout': self.dropout}
+    return {**super().get_config(), **own, 'dropout': self.dropout, 'memory': dataclasses.asdict(self.memory)}
 
   @classmethod
   def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GPT:
-    return cls(**{**config, 'size': Size(**config['size'])})
+    return cls(**{**config, 'size': Size(**config['size']), 'memory': Memory(**config['memory'])})
 
   def build_from_config(self, config: dict[str, Any]) -> None:
     """Makes the variables of a model that is read from a file; Keras alone would guess float inputs."""
@@ -185,8 +231,9 @@ class GPT(keras.Model):
 class Block(keras.layers.Layer):
   """One block, [B, T, D] -> [B, T, D]: x + attention(norm(x)), then x + dense(norm(x))."""
 
-  def __init__(self, size: Size, dropout: float, **kwargs: Any):
+  def __init__(self, size: Size, dropout: float, memory: Memory, **kwargs: Any):
     super().__init__(**kwargs)
+    self.remat, self.compiled_by_xla = memory.remat, False  # the latter is set by parts.compiled
     head, biased = size.width // size.heads, size.kind == 'gpt2'
 
     def dense(units: int, name: str, deviation: float = _DEVIATION) -> keras.layers.Dense:
@@ -199,8 +246,9 @@ class Block(keras.layers.Layer):
     self.query = dense(size.heads * head, 'query')
     self.key, self.value = (dense(size.kv_heads * head, name) for name in ('key', 'value'))
     self.core = Attention(
-      size.heads, kv_heads=size.kv_heads, causal=True, rotary_base=size.rotary_base, dropout=dropout, name='core'
-    )
+      size.heads, kv_heads=size.kv_heads, causal=True, rotary_base=size.rotary_base, dropout=dropout,
+      blocks=memory.blockwise, name='core',
+    )  # fmt: skip
     self.out = dense(size.width, 'out', residual)
     self.gate = None if biased else dense(size.hidden, 'gate')
     self.up, self.down = dense(size.hidden, 'up'), dense(size.width, 'down', residual)
@@ -214,8 +262,16 @@ class Block(keras.layers.Layer):
     self.out.build((*input_shape[:-1], self.query.units))
     self.down.build((*input_shape[:-1], self.up.units))
 
-  def call(self, x_BTD: tf.Tensor, training: bool = False) -> tf.Tensor:
-    y = self.out(self.core(self._looked_up(x_BTD), training=training))
+  def call(self, x_BTD: tf.Tensor, training: bool = False, once_more: bool = False) -> tf.Tensor:
+    """`once_more`: called from within its own rematerialization."""
+    if training and self.remat == 'blocks' and not once_more:
+      return remat.rematerialized(self, x_BTD, self.compiled_by_xla, training=True, once_more=True)
+    looked_up = self._looked_up(x_BTD)
+    if training and self.remat == 'attention':
+      y = remat.rematerialized(self.core, looked_up, self.compiled_by_xla, training=True)
+    else:
+      y = self.core(looked_up, training=training)
+    y = self.out(y)
     x_BTD += self.drop[0](y, training=training) if self.drop else y
     y = self._dense(x_BTD)
     return x_BTD + (self.drop[1](y, training=training) if self.drop else y)

@@ -90,11 +90,11 @@ class MaxPooling(keras.layers.MaxPooling2D):
 
   def __init__(self, *args: Any, **kwargs: Any):
     super().__init__(*args, **kwargs)
-    self.by_comparison = True
+    self.compiled_by_xla = True
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
     """[B, H, W, C] -> [B, H', W', C]."""
-    if not self.by_comparison:
+    if not self.compiled_by_xla:
       return super().call(inputs)
     for axis, size, stride in zip((1, 2), self.pool_size, self.strides, strict=True):
       inputs = self._slide(inputs, axis, size, stride)
@@ -159,8 +159,8 @@ class MaskedMean(keras.layers.Layer):
 def compiled(model: keras.Model, xla: bool) -> None:
   """Tells the layers of a model whether XLA will compile them, where that makes a difference."""
   for layer in model._flatten_layers():
-    if isinstance(layer, MaxPooling):
-      layer.by_comparison = xla
+    if hasattr(layer, 'compiled_by_xla'):
+      layer.compiled_by_xla = xla
 
 
 def head(units: int, **kwargs: Any) -> keras.layers.Layer:

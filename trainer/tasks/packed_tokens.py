@@ -8,16 +8,31 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.tasks import token_loss
 from trainer.tasks.base import Task
 from trainer.tasks.metrics import MetricSet
 from trainer.tokens import BYTES, Vocabulary
+
+
+class Said(NamedTuple):
+  """What a model says of the tokens of a batch.
+
+  Attributes:
+    targets: int32 [B, T], the token that each place is to give, -1 where none is.
+    nats: float32 [B, T], its cross-entropy; where none is, that of token 0.
+    best: int32 [B, T], the likeliest token.
+  """
+
+  targets: tf.Tensor
+  nats: tf.Tensor
+  best: tf.Tensor
 
 
 class TokenErrors(MetricSet):
@@ -28,25 +43,25 @@ class TokenErrors(MetricSet):
 
   size = 4
 
-  def __init__(self, wanted: Callable[[Mapping[str, Any]], tf.Tensor], lengths: np.ndarray, *names: str) -> None:
+  def __init__(self, said: Callable[[Any, Mapping[str, Any]], Said], lengths: np.ndarray, *names: str) -> None:
     """Args:
-    wanted: as `PackedTokens.wanted`.
+    said: as `PackedTokens.said`.
     lengths: float32 [V], bytes of each token.
     *names: which of 'bits_per_byte', 'perplexity' and 'accuracy'; the first says which checkpoint is best.
     """
-    self._wanted, self._lengths, self.names = wanted, lengths, names
+    self._said, self._lengths, self.names = said, lengths, names
     self.modes = {name: 'max' if name == 'accuracy' else 'min' for name in names}
 
-  def values(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
-    targets_BT = self._wanted(batch)
+  def values(self, outputs: Any, batch: Mapping[str, Any]) -> tf.Tensor:
+    said = self._said(outputs, batch)
+    targets_BT = said.targets
     counts_BT = (targets_BT >= 0) & (batch['weight'] > 0)[:, tf.newaxis]
-    right_BT = tf.argmax(outputs, axis=-1, output_type=targets_BT.dtype) == targets_BT
     sums = [
       tf.reduce_sum(tf.where(counts_BT, part, 0.0))
       for part in (
         tf.ones_like(targets_BT, tf.float32),
-        _nats(outputs, targets_BT),
-        tf.cast(right_BT, tf.float32),
+        said.nats,
+        tf.cast(said.best == targets_BT, tf.float32),
         tf.gather(self._lengths, tf.maximum(targets_BT, 0)),
       )
     ]
@@ -107,7 +122,8 @@ class PackedTokens(Task):
       )
     lengths = np.pad(self.vocabulary.lengths, around)
     self.units = len(lengths)
-    self.metrics = TokenErrors(self.wanted, lengths, *metrics)
+    self.metrics = TokenErrors(self.said, lengths, *metrics)
+    self._last: tuple[Any, Any, Said] | None = None
 
   def row(self, features: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """(tokens int32 [T + 1], how many of them stand behind another one, int32 []: from 1 to T) of a raw example."""
@@ -121,19 +137,43 @@ class PackedTokens(Task):
   def weights(self, batch: Mapping[str, Any]) -> tf.Tensor:
     return tf.cast(batch['weight'], tf.float32) * _count(self.wanted(batch))
 
-  def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
+  def said(self, outputs: Any, batch: Mapping[str, Any]) -> Said:
+    """Loss and metrics of the same outputs share what they are made of, which is most of the work of a small model."""
+    if self._last is None or self._last[0] is not outputs or self._last[1] is not batch:
+      targets_BT = self.wanted(batch)
+      self._last = outputs, batch, Said(targets_BT, *_nats_and_best(outputs, targets_BT))
+    return self._last[2]
+
+  def losses(self, outputs: Any, batch: Mapping[str, Any]) -> tf.Tensor:
     """The mean over the wanted tokens of each example, nats, float32 [B]."""
-    targets_BT = self.wanted(batch)
-    nats_BT = tf.where(targets_BT >= 0, _nats(outputs, targets_BT), 0.0)
-    return tf.math.divide_no_nan(tf.reduce_sum(nats_BT, axis=1), _count(targets_BT))
+    said = self.said(outputs, batch)
+    nats_BT = tf.where(said.targets >= 0, said.nats, 0.0)
+    return tf.math.divide_no_nan(tf.reduce_sum(nats_BT, axis=1), _count(said.targets))
 
   def state(self) -> dict[str, Any]:
     return {'vocabulary': self.vocabulary.state(), 'length': self.length}
 
 
-def _nats(outputs: tf.Tensor, targets_BT: tf.Tensor) -> tf.Tensor:
-  """Cross-entropy of each token, float32 [B, T]; of a target of -1 that of token 0."""
-  return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets_BT, 0), tf.cast(outputs, tf.float32))
+def _nats_and_best(outputs: Any, targets_BT: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """Cross-entropy of each token, float32 [B, T], and the likeliest, int32; of a target of -1 that of token 0.
+
+  Args:
+    outputs: logits [B, T, V], or what they are products of (trainer/models/gpt.py).
+    targets_BT: int32.
+  """
+  targets_BT = tf.maximum(targets_BT, 0)
+  if isinstance(outputs, dict):
+    hidden, table = outputs['hidden'], outputs['table']
+    chunks, width = hidden.shape[0], hidden.shape[-1]
+    # In the order of the hidden states, [chunks, B, T / chunks], and back.
+    targets = tf.stack(tf.split(targets_BT, chunks, axis=1))
+    found = token_loss.of_products(tf.reshape(hidden, [chunks, -1, width]), table, tf.reshape(targets, [chunks, -1]))
+    nats_BT, best_BT = (tf.concat(tf.unstack(tf.reshape(each, tf.shape(targets))), axis=1) for each in found)
+    return nats_BT, best_BT
+  logits_NV = tf.reshape(tf.cast(outputs, tf.float32), [-1, outputs.shape[-1]])
+  found = token_loss.of_logits(logits_NV, tf.reshape(targets_BT, [-1]))
+  nats_BT, best_BT = (tf.reshape(each, tf.shape(targets_BT)) for each in found)
+  return nats_BT, best_BT
 
 
 def _count(targets_BT: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,58 @@
+"""The cross-entropy of tokens, whole and in chunks, is TensorFlow's, and so is its gradient."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.tasks import token_loss
+
+CHUNKS, PLACES, WIDTH, VOCABULARY = 3, 4, 5, 7
+
+
+def made(scale=1.0):
+  rng = np.random.default_rng(0)
+  hidden = tf.constant(rng.normal(size=(CHUNKS, PLACES, WIDTH), scale=scale), tf.float32)
+  table = tf.constant(rng.normal(size=(VOCABULARY, WIDTH), scale=scale), tf.float32)
+  targets = tf.constant(rng.integers(0, VOCABULARY, (CHUNKS, PLACES)), tf.int32)
+  weights = tf.constant(rng.random((CHUNKS, PLACES)), tf.float32)
+  return hidden, table, targets, weights
+
+
+def plain(hidden, table, targets):
+  logits = tf.matmul(hidden, table, transpose_b=True)
+  nats = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+  return nats, tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+
+def whole(hidden, table, targets):
+  logits = tf.reshape(tf.matmul(hidden, table, transpose_b=True), [-1, VOCABULARY])
+  return (tf.reshape(found, targets.shape) for found in token_loss.of_logits(logits, tf.reshape(targets, [-1])))
+
+
+@pytest.mark.parametrize('xla', [False, True])
+@pytest.mark.parametrize('scale', [1.0, 30.0])
+@pytest.mark.parametrize('loss', [whole, token_loss.of_products])
+def test_it_is_tensorflows(loss, scale, xla):
+  hidden, table, targets, weights = made(scale)
+
+  def run(loss):
+    with tf.GradientTape() as tape:
+      tape.watch([hidden, table])
+      nats, best = loss(hidden, table, targets)
+      total = tf.reduce_sum(nats * weights)
+    return nats, best, *tape.gradient(total, [hidden, table])
+
+  found = tf.function(run, jit_compile=xla, autograph=False)(loss)
+  for one, other in zip(run(plain), found, strict=True):
+    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_hidden_states_may_be_of_another_dtype():
+  hidden, table, targets, weights = made()
+  short = tf.cast(hidden, tf.bfloat16)
+  with tf.GradientTape() as tape:
+    tape.watch(short)
+    nats, _ = token_loss.of_products(short, table, targets)
+    total = tf.reduce_sum(nats * weights)
+  np.testing.assert_allclose(nats, plain(tf.cast(short, tf.float32), table, targets)[0], rtol=1e-5)
+  assert tape.gradient(total, short).dtype == tf.bfloat16
