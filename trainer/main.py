@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MODES = {
   'train': 'train to train.steps with evaluation in between; the same command resumes',
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
+  'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',
   'predict': 'print what one checkpoint makes of the evaluation split, a JSON object per example',
 }
 
@@ -51,6 +52,7 @@ class Command:
     workdir: directory of the run.
     mode: one of MODES.
     checkpoint: 'latest', 'best' or a step, for the modes that read one.
+    target: chips that mode plan is for; empty: this machine.
     stop: the wish to stop, heard since the process began.
     phases: what the process is doing, since it began.
     ledger: writes that down, once it is known where.
@@ -60,6 +62,7 @@ class Command:
   workdir: str
   mode: str
   checkpoint: str
+  target: str
   stop: Stop
   phases: Phases
   ledger: Ledger
@@ -77,6 +80,9 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   modes = '; '.join(f'{name}: {does}' for name, does in MODES.items())
   flags.DEFINE_enum('mode', 'train', list(MODES), modes, flag_values=values)
   flags.DEFINE_string('checkpoint', 'latest', "modes eval and predict: 'latest', 'best' or a step", flag_values=values)
+  flags.DEFINE_string(
+    'target', '', "mode plan: chips as in 'v5e:4x4' or 'v5e:1'; empty: this machine", flag_values=values
+  )
 
 
 def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
@@ -114,7 +120,7 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
   if not values.workdir:
     raise ConfigError('--workdir is missing: name the directory of the run')
   config_lib.check(config)
-  return Command(config, values.workdir, values.mode, values.checkpoint, stop or Stop(), phases, ledger)
+  return Command(config, values.workdir, values.mode, values.checkpoint, values.target, stop or Stop(), phases, ledger)
 
 
 def run(argv: Sequence[str], stop: Stop | None = None) -> int:

@@ -30,11 +30,13 @@ class Split:
     name: the TFDS expression, as in 'train[:90%]'.
     num_examples: its examples, at least 1.
     files: where their records lie, in file order; no files if the data are synthetic.
+    is_counted: False where `num_examples` is made up.
   """
 
   name: str
   num_examples: int
   files: records.RecordFiles
+  is_counted: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _synthetic_split(builder: tfds.core.DatasetBuilder, field: str, name: str) -
   """A split with the size of the real one, if the builder knows it, and no files."""
   known = builder.info.splits
   size = _split_size(known, name) if known else _slice_size(name)
-  return Split(name, size or _SYNTHETIC_EXAMPLES, records.RecordFiles([]))
+  return Split(name, size or _SYNTHETIC_EXAMPLES, records.RecordFiles([]), is_counted=bool(size))
 
 
 def _split_size(splits: Any, name: str) -> int:

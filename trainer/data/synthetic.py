@@ -64,7 +64,7 @@ def _value(name: str, feature: Any, rng: np.random.Generator) -> Any:
 
 def _array(name: str, feature: Any, rng: np.random.Generator) -> np.ndarray:
   info = feature.get_tensor_info()
-  dtype = tf.as_dtype(info.dtype)
+  dtype = tf.as_dtype(info.np_dtype)
   open_size = _open_size(feature)
   shape = [open_size if size is None else size for size in info.shape]
   if dtype == tf.string:

@@ -41,8 +41,13 @@ class Session:
   best_metric: str
   best_mode: str
 
-  def train_step(self) -> TrainStep:
-    return TrainStep(self.config, self.strategy, self.state, self.task, self.precision)
+  @property
+  def model(self) -> keras.Model:
+    return self.state.model
+
+  def train_step(self, replicas: int | None = None) -> TrainStep:
+    """`replicas`: see TrainStep."""
+    return TrainStep(self.config, self.strategy, self.state, self.task, self.precision, replicas)
 
   def evaluator(self) -> Evaluator:
     return Evaluator(self.strategy, self.state, self.task, self.pipeline, self.precision)

@@ -12,6 +12,7 @@ a number that is not finite came from (`Rows` takes it apart).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -63,7 +64,23 @@ class Rows:
 class TrainStep:
   """Compiles and runs blocks of steps of one model, task and strategy."""
 
-  def __init__(self, config, strategy: tf.distribute.Strategy, state: TrainState, task, precision: Precision):
+  def __init__(
+    self,
+    config,
+    strategy: tf.distribute.Strategy,
+    state: TrainState,
+    task,
+    precision: Precision,
+    replicas: int | None = None,
+  ):
+    """Args:
+    config: the run's.
+    strategy: how replicas are laid out.
+    state: what is trained.
+    task: what is learnt.
+    precision: dtypes, and whether XLA compiles.
+    replicas: as many as there are to be where only `alone` is asked for; None: the strategy's.
+    """
     self.strategy, self.state, self.task, self.model = strategy, state, task, state.model
     self.seed, self.deterministic = config.seed, config.deterministic
     self.batch_size = config.train.global_batch_size
@@ -75,7 +92,7 @@ class TrainStep:
     self.skips_nonfinite = self.scaled or config.train.on_nonfinite == 'skip'
     self.spike_deviations = config.train.spike_deviations
     self.skips_spikes = bool(self.spike_deviations) and config.train.on_spike == 'skip'
-    self.replicas = strategy.num_replicas_in_sync
+    self.replicas = replicas or strategy.num_replicas_in_sync
     weights = {id(v) for v in self.model.weights}
     self.buffers = self.model.non_trainable_variables
     # What the forward pass changes: averaged over the replicas if it is a number, kept as it is if it is a seed.
@@ -129,6 +146,18 @@ class TrainStep:
     packed, counters = self._gradients_fn(batch, step, replica, control)
     assert self._packing
     return self._update_fn(self._packing.reduce(packed), counters)
+
+  def alone(
+    self,
+    batch: dict,
+    step: tf.Tensor,
+    replica: tf.Tensor,
+    control: tf.Tensor,
+    reduce: Callable[[tf.Tensor], tf.Tensor],
+  ) -> tf.Tensor:
+    """A step of one replica outside of any strategy, for a compiler (trainer/plan); `reduce` sums over the replicas."""
+    packed, counters = self._gradients(batch, step, replica, control)
+    return self._update([reduce(packed[0])] if self.replicas > 1 else packed, counters)
 
   # -- before the reduction: this replica's sums ---------------------------------------------------------------------
 

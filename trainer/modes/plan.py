@@ -1,0 +1,89 @@
+"""Mode plan: what a run would need, before anything is rented. Starts nothing, and needs no accelerator and no data."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from trainer.plan import making
+from trainer.report import words
+
+FILE = 'plan.json'
+# Blocks of a model that are shown; all are in the file.
+_BLOCKS = 8
+
+
+def run(command: Any) -> None:
+  """Prints the plan, and writes it to plan.json in the work directory, which is made if need be.
+
+  Args:
+    command: what the command line says (trainer/main.py); `target` names the chips, empty for this machine.
+
+  Raises:
+    ConfigError: the target is unknown, or its compiler is not installed; the config cannot run there.
+  """
+  plan = making.make(command.config, command.target)
+  os.makedirs(command.workdir, exist_ok=True)
+  path = os.path.join(command.workdir, FILE)
+  with open(path, 'w') as file:
+    json.dump(plan, file, indent=2)
+  rows = [*_about_the_run(plan), *_about_the_target(plan), *(('warning', text) for text in plan['warnings'])]
+  print('Plan; nothing was started.')
+  for name, text in [*rows, ('all of it', path)]:
+    print(f'  {name:<12}  {text}')
+
+
+def _about_the_run(plan: dict[str, Any]) -> list[tuple[str, str]]:
+  parameters, data, checkpoint = plan['parameters'], plan['data'], plan['checkpoint']
+  blocks = [f'{name} {words.count(count)}' for name, count in parameters['by_block'].items()]
+  rest = [f'{len(blocks) - _BLOCKS} more'] if len(blocks) > _BLOCKS else []
+  held = (f'{name} {words.size(size)}' for name, size in plan['bytes_per_replica'].items())
+  speed = words.size(making.ASSUMED_BYTES_PER_SECOND)
+  return [
+    ('replicas', f'{plan["replicas"]} with {plan["examples_per_replica"]} examples each, {plan["precision"]}'),
+    ('parameters', f'{parameters["all"]:,}, {parameters["trainable"]:,} of them trained'),
+    ('', ', '.join(blocks[:_BLOCKS] + rest)),
+    ('per replica', ', '.join(held)),
+    ('products', f'{_flop(plan["flops_per_step_and_replica"])} per step and replica, loops as often as they run'),
+    (
+      'checkpoint',
+      f'{words.size(checkpoint["bytes"])}, {words.duration(checkpoint["save_seconds"])} at an assumed {speed}/s; '
+      f'{words.duration(checkpoint["grace_seconds"])} of grace',
+    ),
+    (
+      'data',
+      f'{data["steps"]:,} steps, {words.count(data["epochs"])} epochs of {words.count(data["examples"])} examples',
+    ),
+  ]
+
+
+def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
+  target, estimate = plan['target'], plan['estimate']
+  if not target:
+    return []
+  rows = [('target', f'{target["name"]}: {target["chips"]} chips of {target["memory_bytes"] / 2**30:.0f} GiB')]
+  if 'argument_bytes' in target:
+    parts = ('argument', 'output', 'temporary', 'code')
+    collectives = [
+      f'{found["count"]} {kind} of {words.size(found["bytes"])} in all' for kind, found in target['collectives'].items()
+    ]
+    rows += [
+      ('per chip', ', '.join(f'{part} {words.size(target[f"{part}_bytes"])}' for part in parts)),
+      (
+        'step',
+        f'{target["bound"]}-bound; by the compiler, which counts loops once, {_flop(target["flops_loops_once"])} and '
+        f'{words.size(target["accessed_bytes_loops_once"])} moved',
+      ),
+      ('collectives', ', '.join(collectives) or 'none'),
+      (
+        'estimate',
+        f'{words.duration(estimate["step_seconds"])} per step, {estimate["days"]:.3g} days in all, at an assumed '
+        f'{making.ASSUMED_MFU:.0%} of the stated peak; not measured',
+      ),
+    ]
+  return [*rows, ('verdict', 'fits')] if target['fits'] else rows
+
+
+def _flop(number: float) -> str:
+  return f'{words.count(number)}FLOP'

@@ -1,0 +1,194 @@
+"""The plan of a run, as numbers: built on one CPU and made-up examples, lowered, and compiled for what it is for."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
+
+from trainer import config as config_lib
+from trainer.data.pipeline import Pipeline
+from trainer.errors import ConfigError
+from trainer.plan import chips, hlo, tpu
+from trainer.plan.lowering import Lowered
+from trainer.report import words
+from trainer.runtime import cluster, precision
+from trainer.train import session as session_lib
+from trainer.train.step import has_synchronized_statistics
+
+# Of plan.json.
+VERSION = 1
+# What a step is taken to reach of a chip's peak, and a checkpoint of a disk; both are guesses, and are named so.
+ASSUMED_MFU = 0.4
+ASSUMED_BYTES_PER_SECOND = 400e6
+
+
+def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, Any]:
+  """The plan, ready for JSON; sizes in bytes, times in seconds, None for what is not known.
+
+  Args:
+    config: checked.
+    target_name: as `chips.target` takes it; empty: what this machine has.
+
+  Raises:
+    ConfigError: the target is unknown, or its compiler is not installed; the config cannot run there.
+  """
+  if target_name:
+    target = chips.target(target_name)
+    tpu.check()
+    replicas, kind = target.chips, 'tpu'
+  else:
+    target, where = None, cluster.discover(config)
+    replicas, kind = where.replicas, where.device_kind
+  config_lib.check_topology(config, replicas, 1)
+  session = _built(config, kind)
+  if replicas > 1 and has_synchronized_statistics(session.model):
+    raise ConfigError("a plan cannot be made with batch statistics that are synchronized: set model.norm='group'")
+  pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
+  lowered = Lowered(session.train_step(replicas), pipeline.batch_spec)
+  plan = {
+    'version': VERSION,
+    'config': json.loads(config_lib.to_json(config)),
+    'device': kind,
+    'precision': session.precision.policy,
+    'replicas': replicas,
+    'examples_per_replica': config.train.global_batch_size // replicas,
+    'parameters': _parameters(session.model),
+    'bytes_per_replica': _bytes(session, pipeline.batch_spec),
+    'flops_per_step_and_replica': hlo.Program(lowered.text()).flops(),
+    'checkpoint': _checkpoint(config, session.state),
+    'data': _data(config, session.dataset.train),
+  }
+  plan['target'] = _compiled(lowered, target, plan['flops_per_step_and_replica']) if target else None
+  return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
+
+
+def _built(config: ml_collections.ConfigDict, kind: str) -> session_lib.Session:
+  """The run on one CPU device and made-up examples, with the precision that it would have."""
+  planned = config.copy_and_resolve_references()
+  with planned.unlocked():
+    planned.data.source = 'synthetic'
+    planned.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
+    if kind == 'tpu':
+      precision.choose(config, cluster.Cluster('tpu', 'a plan', 'tpu', 1))  # refuses what a TPU cannot do
+      if config.precision.policy == 'auto':
+        planned.precision.policy = 'mixed_bfloat16'
+    planned.precision.xla = 'on'
+  return session_lib.build(planned, cluster.discover(planned))
+
+
+def _parameters(model: Any) -> dict[str, Any]:
+  """How many there are, and in which block: the first part of a variable's path behind the model's name."""
+  blocks: dict[str, int] = {}
+  for variable in model.weights:
+    parts = variable.path.split('/')
+    name = parts[1] if len(parts) > 2 else parts[0]
+    blocks[name] = blocks.get(name, 0) + math.prod(variable.shape)
+  trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
+  return {'all': sum(blocks.values()), 'trainable': trainable, 'by_block': blocks}
+
+
+def _bytes(session: session_lib.Session, batch_spec: Any) -> dict[str, int]:
+  """What a replica holds from step to step; the gradients are there for a part of each."""
+  found = {'weights': 0, 'optimizer': 0, 'ema': 0, 'other': 0}
+  for name, (shape, dtype) in session.state.expected().items():
+    part = {'model': 'weights'}.get(name.partition('/')[0], name.partition('/')[0])
+    found[part if part in found else 'other'] += math.prod(shape) * tf.as_dtype(dtype).size
+  found['gradients'] = sum(4 * math.prod(v.shape) for v in session.state.trainable)
+  found['batch'] = sum(math.prod(s.shape) * s.dtype.size for s in tf.nest.flatten(batch_spec))
+  return found
+
+
+def _checkpoint(config: ml_collections.ConfigDict, state: Any) -> dict[str, Any]:
+  size = sum(math.prod(shape) * tf.as_dtype(dtype).size for shape, dtype in state.expected().values())
+  return {
+    'bytes': size,
+    'assumed_bytes_per_second': ASSUMED_BYTES_PER_SECOND,
+    'save_seconds': size / ASSUMED_BYTES_PER_SECOND,
+    'every_steps': config.checkpoint.every_steps,
+    'every_seconds': config.checkpoint.every_seconds,
+    'grace_seconds': config.faults.grace_seconds,
+  }
+
+
+def _data(config: ml_collections.ConfigDict, split: Any) -> dict[str, Any]:
+  examples = split.num_examples if split.is_counted else None
+  batch = config.train.global_batch_size
+  return {
+    'examples': examples,
+    'steps': config.train.steps,
+    'steps_per_epoch': examples / batch if examples else None,
+    'epochs': config.train.steps * batch / examples if examples else None,
+  }
+
+
+def _compiled(lowered: Lowered, target: chips.Target, flops: float) -> dict[str, Any]:
+  """The step as the target's compiler makes it, per chip; `flops` are those of its products."""
+  about = {'name': target.name, 'chips': target.chips, 'memory_bytes': target.chip.memory_bytes}
+  try:
+    found = tpu.compiled(lowered.serialized(), target)
+  except tpu.DoesNotFit as error:
+    return {**about, 'fits': False, 'compiler': str(error)}
+  return {
+    **about,
+    'fits': found.total_bytes <= target.chip.memory_bytes,
+    'short_bytes': max(0, found.total_bytes - target.chip.memory_bytes),
+    'argument_bytes': found.argument_bytes,
+    'output_bytes': found.output_bytes,
+    'temporary_bytes': found.temporary_bytes,
+    'code_bytes': found.code_bytes,
+    'flops_loops_once': found.flops,
+    'accessed_bytes_loops_once': found.accessed_bytes,
+    'collectives': hlo.Program(found.text).collectives(),
+    'flops_per_byte': flops / found.accessed_bytes,
+    'bound': 'compute' if flops / target.chip.peak_flops > found.accessed_bytes / target.chip.bandwidth else 'memory',
+  }
+
+
+def _estimate(config: ml_collections.ConfigDict, plan: dict[str, Any], target: chips.Target | None) -> dict[str, Any]:
+  """Time, from stated peaks and a share of them that is assumed. Nothing of it is measured."""
+  if not target or 'argument_bytes' not in plan['target']:
+    return {'step_seconds': None, 'days': None}
+  by_compute = plan['flops_per_step_and_replica'] / target.chip.peak_flops / ASSUMED_MFU
+  by_memory = plan['target']['accessed_bytes_loops_once'] / target.chip.bandwidth
+  seconds = max(by_compute, by_memory)
+  return {
+    'assumed_mfu': ASSUMED_MFU,
+    'peak_flops': target.chip.peak_flops,
+    'bandwidth': target.chip.bandwidth,
+    'step_seconds': seconds,
+    'days': seconds * config.train.steps / 86400,
+  }
+
+
+def _warnings(config: ml_collections.ConfigDict, plan: dict[str, Any]) -> list[str]:
+  found = []
+  checkpoint, target = plan['checkpoint'], plan['target']
+  if checkpoint['save_seconds'] > checkpoint['grace_seconds']:
+    found.append(
+      f'a save of {words.size(checkpoint["bytes"])} takes {words.duration(checkpoint["save_seconds"])} at an assumed '
+      f'{words.size(ASSUMED_BYTES_PER_SECOND)}/s, more than faults.grace_seconds={checkpoint["grace_seconds"]:g}: a '
+      'notice may come too late to save'
+    )
+  if target and not target['fits']:
+    short = f', short by {target["short_bytes"] / 2**30:.2f} GiB' if 'short_bytes' in target else ''
+    found.append(f'does not fit{short}. {_advice(config)}')
+  if plan['data']['examples'] is None:
+    found.append('the number of examples is not known where the set is not prepared, so epochs are not')
+  return found
+
+
+def _advice(config: ml_collections.ConfigDict) -> str:
+  """What would help, of what the config has and has not done yet."""
+  model, able = config.model, []
+  if model.get('attention') == 'plain' and not model.get('dropout'):
+    able.append('model.attention=blockwise')
+  if model.get('head_chunks') == 1:
+    able.append('model.head_chunks=8')
+  if model.get('remat') == 'none':
+    able.append('model.remat=blocks')
+  able.append(f'train.micro_batches={2 * config.train.micro_batches}')
+  return f'What would help: {", ".join(able)}, or a smaller train.global_batch_size'

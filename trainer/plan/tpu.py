@@ -1,0 +1,135 @@
+"""The compiler for TPUs, without a TPU: jax's compile-only client with the package libtpu.
+
+All private parts of jax and jaxlib that a plan needs are here. They are those of jax 0.10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+from typing import Any
+
+import numpy as np
+
+from trainer.errors import ConfigError
+from trainer.plan.chips import Target
+
+_JAX = '0.10.'
+# What libtpu would ask the metadata server of a TPU host.
+_ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of a program, per chip.
+
+  Attributes:
+    argument_bytes: what it is given, weights and state included, and writes its results over.
+    output_bytes: of the results that do not lie over an argument.
+    temporary_bytes: what it needs beside, at most.
+    code_bytes: of itself, constants included.
+    flops: operations by its cost analysis; the body of a loop counts once.
+    accessed_bytes: from and to memory, by the same.
+    text: the optimised program.
+  """
+
+  argument_bytes: int
+  output_bytes: int
+  temporary_bytes: int
+  code_bytes: int
+  flops: float
+  accessed_bytes: float
+  text: str
+
+  @property
+  def total_bytes(self) -> int:
+    return self.argument_bytes + self.output_bytes + self.temporary_bytes + self.code_bytes
+
+
+class DoesNotFit(Exception):
+  """The compiler gave up: the program needs more memory than the chip has. The message is its first line."""
+
+
+def check() -> None:
+  """Whether the compiler is there.
+
+  Raises:
+    ConfigError: it is not, or in another version.
+  """
+  version = importlib.metadata.version('jax')
+  if not version.startswith(_JAX):
+    raise ConfigError(f"--target needs jax {_JAX}x, and {version} is installed: pip install 'tf-trainer[plan-tpu]'")
+  if importlib.util.find_spec('libtpu') is None:
+    raise ConfigError("--target needs the compiler for TPUs: pip install 'tf-trainer[plan-tpu]'")
+
+
+def compiled(serialized: bytes, target: Target) -> Compiled:
+  """Compiles a step for a slice.
+
+  Args:
+    serialized: HloModuleProto of one replica, of as many as the target has chips.
+    target: the slice.
+
+  Raises:
+    ConfigError: the compiler does not know the slice.
+    DoesNotFit: see there.
+  """
+  from jax._src.interpreters import mlir as jax_mlir
+  from jax._src.lib import xla_client
+  from jax._src.lib.mlir import ir
+  from jaxlib import _jax
+
+  devices = _devices(target)[: target.chips]
+  module_text = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(serialized))
+  options = xla_client.CompileOptions()
+  options.num_replicas, options.num_partitions = target.chips, 1
+  options.executable_build_options.num_replicas = target.chips
+  options.executable_build_options.num_partitions = 1
+  options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id] for device in devices]))
+  with jax_mlir.make_ir_context():
+    module = ir.Module.parse(module_text)
+    _without_copies(module.operation)
+    try:
+      executable = devices[0].client.compile(module, _jax.DeviceList(tuple(devices)), options)
+    except Exception as error:  # the class of jaxlib's error is not part of what it promises
+      if 'RESOURCE_EXHAUSTED' in str(error):
+        raise DoesNotFit(str(error).splitlines()[0]) from error
+      raise
+  memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
+  cost = cost[0] if isinstance(cost, list) else cost
+  return Compiled(
+    argument_bytes=memory.argument_size_in_bytes,
+    output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    temporary_bytes=memory.temp_size_in_bytes,
+    code_bytes=memory.generated_code_size_in_bytes,
+    flops=cost['flops'],
+    accessed_bytes=cost['bytes accessed'],
+    text=executable.hlo_modules()[0].to_string(),
+  )
+
+
+def _devices(target: Target) -> list[Any]:
+  from jax.experimental import topologies
+
+  check()
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  try:
+    topology = topologies.get_topology_desc(platform='tpu', topology_name=f'{target.kind}:{target.topology}')
+  except Exception as error:  # as above
+    words = ' '.join(str(error).split())
+    raise ConfigError(f'--target={target.name!r} is no slice that the compiler knows: {words[:200]}') from error
+  return list(topology.devices)
+
+
+def _without_copies(operation: Any) -> None:
+  """Replaces mhlo.copy, which jax's compiler does not take, by what is copied."""
+  for region in operation.regions:
+    for block in region.blocks:
+      for inner in list(block.operations):
+        _without_copies(inner.operation)
+        if inner.operation.name == 'mhlo.copy':
+          inner.operation.result.replace_all_uses_with(inner.operation.operands[0])
+          inner.operation.erase()
