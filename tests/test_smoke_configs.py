@@ -3,8 +3,10 @@
 The variant `smoke` of a config makes its model small enough for a processor, and leaves in place the shapes of its
 inputs, its kinds of layers and its other fields. For time, float32 on one device is tried with one config of each model
 and task alone, and the other two combinations, and a restart of what was saved, with ALL_WAYS;
-tests/distributed/test_every_task.py restarts a config of each task.
+tests/distributed/test_every_task.py restarts a config of each task. TRAINER_SMOKE=all tries each config in all ways.
 """
+
+import os
 
 import pytest
 
@@ -16,7 +18,9 @@ RUN = (
   '--config.checkpoint.every_seconds=0', '--config.faults.metadata_host=',
 )  # fmt: skip
 # Statistics of a batch, dropout, and weights per token.
-ALL_WAYS = ('digits_cnn', 'spoken_digits_cnn', 'shakespeare_bert')
+ALL_WAYS = (
+  NAMES if os.environ.get('TRAINER_SMOKE') == 'all' else ('digits_cnn', 'spoken_digits_cnn', 'shakespeare_bert')
+)
 ONE_OF_EACH = {
   (config.model.name, config.task.name): name for name in reversed(NAMES) for config in [load(name).get_config()]
 }

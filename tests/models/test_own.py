@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import tutorials
 from tests.models.test_models import build
 from trainer import imports, models
 from trainer.errors import ConfigError
+from trainer.models import parts
 
 # Keras' advice to tutorials.
 pytestmark = pytest.mark.filterwarnings('ignore:Do not pass an .input_shape:UserWarning')
@@ -89,6 +91,17 @@ def test_an_activation_that_the_task_applies_is_left_out(name, module, shape, un
   as_written = own(name, shape, units, '', module)(inputs)
   apply = tf.nn.softmax if activation == 'softmax' else tf.nn.sigmoid
   np.testing.assert_allclose(apply(logits), as_written, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('xla', [False, True])
+def test_maximum_pooling_becomes_one_that_xla_takes(xla):
+  model, plain = own('cnn', (32, 32, 3), 10, module='tutorials'), tutorials.cnn()
+  assert sum(type(layer) is parts.MaxPooling for layer in model.layers) == 1
+  parts.compiled(model, xla)
+  plain.set_weights(model.get_weights())
+  images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+  logits = tf.function(model, jit_compile=xla, autograph=False)(images)
+  np.testing.assert_allclose(logits, plain(images), rtol=1e-4, atol=1e-5)
 
 
 def test_a_compile_is_ignored_with_a_line(caplog):

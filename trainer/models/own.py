@@ -9,6 +9,7 @@ resumed on several replicas cannot, is settled here or reported by name:
   from anywhere else would differ after a resume: they are refused.
 - A last activation that the task's loss applies itself (softmax, sigmoid) is left out, which is what Keras' own loss
   does inside a graph: it takes the values before it, for their digits.
+- The maximum pooling of images, whose gradient XLA refuses where ops are to be deterministic, becomes another one.
 - `compile` is ignored, with a line that says so.
 
 Legend: B batch.
@@ -31,6 +32,7 @@ from keras.src.backend.common import global_state
 from trainer import imports
 from trainer.errors import ConfigError
 from trainer.fields import Field, nearest
+from trainer.models import parts
 
 
 def check_arguments(text: str) -> str:
@@ -101,6 +103,7 @@ def build(fields: Any, input_spec: Any, units: int, activation: str = '') -> ker
     _refuse_what_was_made_elsewhere(path, model)
     _built(path, model, input_spec)
   refuse_shared_names(path, model)
+  _pool_by_comparison(model)
   if getattr(model, 'compiled', False):
     logging.warning(
       '%s: its compile(...) is ignored; the optimizer.*, task.* and model.* fields of the config decide', path
@@ -161,6 +164,14 @@ def _call(path: str, function: Callable[..., Any], arguments: dict[str, Any]) ->
     return model
   hint = ': import keras, version 3, instead' if 'keras' in type(model).__module__ else ': return the model'
   raise ConfigError(f'{path} returned a {type(model).__module__}.{type(model).__name__}, not a model of Keras 3{hint}')
+
+
+def _pool_by_comparison(model: keras.Model) -> None:
+  """Makes layers of Keras' own class those of parts.MaxPooling, which has the same settings and no variables."""
+  for layer in model._flatten_layers(include_self=False):
+    if type(layer) is keras.layers.MaxPooling2D and layer.data_format == 'channels_last':
+      layer.__class__ = parts.MaxPooling
+      layer.compiled_by_xla = True
 
 
 def _refuse_what_was_made_elsewhere(path: str, model: keras.Model) -> None:
