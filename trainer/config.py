@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from trainer import models, tasks, tokens
+from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least, fraction, nearest, one_of
 from trainer.optim import optimizers, schedules
@@ -102,6 +103,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'keep': Field(3, 'newest checkpoints that are kept', at_least(1)),
     'keep_best': Field(1, 'best checkpoints that are kept beside them', at_least(0)),
   },
+  'init_from': warm_start.FIELDS,
   'faults': {
     'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),
     'max_runtime_seconds': Field(0.0, 'seconds after which this attempt is to have ended, with all saved; 0: no limit', at_least(0)),

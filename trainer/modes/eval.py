@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from trainer.checkpoint import CheckpointError, Checkpoints
+from trainer.checkpoint.choice import choose
 from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import ConfigError
-from trainer.fields import nearest
 from trainer.report.reporter import CHECKPOINTS
 from trainer.runtime import agreement, cluster
 from trainer.train import session as session_lib
@@ -47,7 +47,7 @@ def restored(command: Any) -> tuple[session_lib.Session, int]:
     raise ConfigError(f'--workdir={command.workdir} holds no run: train first, or name the directory of a run')
   directory.adopt(config, trained=True, write=False)
   checkpoints = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
-  step = _choose(checkpoints, command.checkpoint)
+  step = choose(checkpoints, command.checkpoint, '--checkpoint', '--workdir')
   try:
     found = checkpoints.restore(step)
   except CheckpointError as error:
@@ -57,23 +57,3 @@ def restored(command: Any) -> tuple[session_lib.Session, int]:
     raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
   session.restore(found)
   return session, step
-
-
-def _choose(checkpoints: Checkpoints, name: str) -> int:
-  """The step that 'latest', 'best' or a number means."""
-  steps = checkpoints.steps()
-  if not steps:
-    raise ConfigError('there is no complete checkpoint in --workdir yet')
-  if name == 'latest':
-    return steps[-1]
-  if name == 'best':
-    best = checkpoints.host(steps[-1])['progress']['best_step']
-    if best not in steps:
-      why = f'that was step {best}, which was not kept' if best >= 0 else 'none was evaluated'
-      raise ConfigError(f'there is no best checkpoint: {why} (eval.best_metric, checkpoint.keep_best)')
-    return best
-  if not name.isdigit():
-    raise ConfigError(f"--checkpoint={name!r} must be 'latest', 'best' or a step{nearest(name, ('latest', 'best'))}")
-  if int(name) not in steps:
-    raise ConfigError(f'--checkpoint={name} is not there; complete steps: {", ".join(map(str, steps))}')
-  return int(name)

@@ -115,6 +115,10 @@ def _train(
     )
   if restored > config.train.steps:
     raise ConfigError(f'train.steps={config.train.steps} is less than the {restored} steps already done: raise it')
+  if restored < 0 and config.init_from.path:
+    say = session.warm_start()
+    if where.is_chief:
+      print(say, flush=True)
   restored = max(restored, 0)
   ledger.resumed(restored)
   phases.enter('build', restored)

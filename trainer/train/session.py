@@ -13,7 +13,7 @@ from absl import logging
 
 from trainer import config as config_lib
 from trainer import models, tasks
-from trainer.checkpoint import Checkpoints, Restored, check_compatible
+from trainer.checkpoint import Checkpoints, Restored, check_compatible, warm_start
 from trainer.data.pipeline import Pipeline
 from trainer.data.source import Dataset, open_dataset
 from trainer.errors import ConfigError
@@ -70,6 +70,21 @@ class Session:
       )
     self.state.restore(restored.arrays)
     self.state.restore_host(restored.host['progress'])
+
+  def warm_start(self) -> str:
+    """Sets the weights, and their average, to those that `init_from` names. Returns what was set, in words.
+
+    Raises:
+      ConfigError: the file cannot be read, or is of another model.
+    """
+    weights = {variable.path: variable for variable in self.model.weights}
+    start = warm_start.read(self.config.init_from, {path: tuple(v.shape) for path, v in weights.items()})
+    averages = dict(zip((v.path for v in self.state.trainable), self.state.ema, strict=False))
+    for path, array in start.arrays.items():
+      for variable in (weights[path], averages.get(path)):
+        if variable is not None:
+          variable.assign(array)
+    return f'Begins with {start.words(self.config.init_from.path)}.'
 
   def restore_newest(self, checkpoints: Checkpoints) -> int:
     """Restores the newest intact checkpoint on all processes; the chief chooses. Returns its step, -1 if there is none.
