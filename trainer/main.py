@@ -119,6 +119,8 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
     raise ConfigError('--config is missing: name a config file, e.g. --config=configs/digits_cnn.py')
   if not values.workdir:
     raise ConfigError('--workdir is missing: name the directory of the run')
+  if values.target and values.mode != 'plan':
+    raise ConfigError(f'--target={values.target} is for --mode=plan: add that, or leave it out')
   config_lib.check(config)
   return Command(config, values.workdir, values.mode, values.checkpoint, values.target, stop or Stop(), phases, ledger)
 

@@ -12,6 +12,7 @@ from trainer.errors import ConfigError
 from trainer.plan import chips, making, tpu
 from trainer.runtime import cluster
 from trainer.train import session
+from trainer.train.workdir import Workdir
 
 BATCH = 12
 
@@ -71,13 +72,17 @@ def test_a_save_that_takes_longer_than_the_grace_is_a_warning():
   assert 'more than faults.grace_seconds=1e-06' in text
 
 
-def test_the_mode_writes_a_file(tmp_path, capsys, monkeypatch):
+def test_the_mode_writes_a_file(tmp_path, capsys):
   arguments = ['trainer', '--config=configs/digits_mlp.py', f'--workdir={tmp_path}/new', '--mode=plan']
   assert main.run(arguments) == 0
   plan = json.loads((tmp_path / 'new/plan.json').read_text())
   assert plan['version'] == making.VERSION and plan['config']['model']['name'] == 'mlp'
   assert 'Plan; nothing was started.' in capsys.readouterr().out
   assert [path.name for path in (tmp_path / 'new').iterdir()] == ['plan.json']
+  Workdir(f'{tmp_path}/new').claim()  # and the run may follow in the same directory
+  (tmp_path / 'file').touch()
+  assert main.run([*arguments[:2], f'--workdir={tmp_path}/file', '--mode=plan']) == 2
+  assert '/file cannot be written to' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

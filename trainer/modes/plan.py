@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from trainer.plan import making
 from trainer.report import words
+from trainer.train.workdir import PLAN, Workdir
 
-FILE = 'plan.json'
 # Blocks of a model that are shown; all are in the file.
 _BLOCKS = 8
 
@@ -21,16 +20,15 @@ def run(command: Any) -> None:
     command: what the command line says (trainer/main.py); `target` names the chips, empty for this machine.
 
   Raises:
-    ConfigError: the target is unknown, or its compiler is not installed; the config cannot run there.
+    ConfigError: the target is unknown, or its compiler is not installed; the config cannot run there; the file cannot
+      be written.
   """
+  directory = Workdir(command.workdir)
   plan = making.make(command.config, command.target)
-  os.makedirs(command.workdir, exist_ok=True)
-  path = os.path.join(command.workdir, FILE)
-  with open(path, 'w') as file:
-    json.dump(plan, file, indent=2)
+  directory.write(PLAN, json.dumps(plan, indent=2))
   rows = [*_about_the_run(plan), *_about_the_target(plan), *(('warning', text) for text in plan['warnings'])]
   print('Plan; nothing was started.')
-  for name, text in [*rows, ('all of it', path)]:
+  for name, text in [*rows, ('all of it', directory.file(PLAN))]:
     print(f'  {name:<12}  {text}')
 
 

@@ -14,6 +14,7 @@ from trainer.errors import ConfigError
 from trainer.runtime.notices import STOP_FILE
 
 CONFIG = 'config.json'
+PLAN = 'plan.json'
 _LOCK = 'run.lock'
 
 
@@ -42,7 +43,7 @@ class Workdir:
     """
     try:
       os.makedirs(self.path, exist_ok=True)
-      entries = set(os.listdir(self.path)) - {STOP_FILE}
+      entries = set(os.listdir(self.path)) - {STOP_FILE, PLAN}
       # The lock is the first thing that a run makes: a kill may leave it with nothing, or half a file, beside it.
       if entries and not entries & {_LOCK, CONFIG}:
         raise ConfigError(
@@ -61,6 +62,18 @@ class Workdir:
     self._lock.truncate(0)
     self._lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     self._lock.flush()
+
+  def write(self, name: str, text: str) -> None:
+    """Writes a small file whole, without claiming the directory, which is made if need be.
+
+    Raises:
+      ConfigError: it cannot be written to.
+    """
+    try:
+      os.makedirs(self.path, exist_ok=True)
+      durable.replace(self.file(name), text.encode())
+    except OSError as error:
+      raise ConfigError(f'--workdir={self.path} cannot be written to: {error.strerror or error}') from error
 
   def earlier_config(self) -> dict[str, Any] | None:
     """The effective config of the last attempt, or None where there was none.
