@@ -69,6 +69,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
   return str(path)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def default_precision() -> Iterator[None]:
+  """Puts Keras' default dtype back after each file: a run prepared in this process sets it for all after it."""
+  yield
+  if keras := sys.modules.get('keras'):
+    keras.config.set_dtype_policy('float32')
+
+
 @pytest.fixture(scope='session', autouse=True)
 def split_cpu() -> None:
   """Splits the CPU of this process into four logical devices, before whichever test comes first runs an op."""

@@ -9,6 +9,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -114,13 +115,20 @@ def _devices(target: Target) -> list[Any]:
   from jax.experimental import topologies
 
   check()
-  for name, value in _ENVIRONMENT.items():
-    os.environ.setdefault(name, value)
+  before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+  hangup = signal.getsignal(signal.SIGHUP)
+  os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
   try:
     topology = topologies.get_topology_desc(platform='tpu', topology_name=f'{target.kind}:{target.topology}')
   except Exception as error:  # as above
     words = ' '.join(str(error).split())
     raise ConfigError(f'--target={target.name!r} is no slice that the compiler knows: {words[:200]}') from error
+  finally:
+    # Nothing of this may reach the processes that this one starts. libtpu ignores SIGHUP, which they would inherit.
+    signal.signal(signal.SIGHUP, hangup)
+    for name, value in before.items():
+      if value is None:
+        del os.environ[name]
   return list(topology.devices)
 
 
