@@ -38,6 +38,18 @@ def test_replicas_and_micro_batches_change_nothing(one_replica, replicas, micro_
       np.testing.assert_allclose(run.state.snapshot()[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize('replicas', [1, 2])
+def test_weights_are_averaged(replicas):
+  runs = [small_run.train(replicas, steps=steps) for steps in (1, 2, 3)]
+  first, *following = (run.state.snapshot() for run in runs)
+  for path in (variable.path for variable in runs[0].state.trainable):
+    average = first[f'ema/{path}']
+    for step, after in enumerate(following, start=2):
+      average = average + (after[f'model/{path}'] - average) * (1 - min(0.9, (1 + step) / (10 + step)))
+      np.testing.assert_allclose(after[f'ema/{path}'], average, rtol=1e-5, atol=1e-7, err_msg=path)
+    assert not np.allclose(average, after[f'model/{path}'], rtol=1e-4), path
+
+
 @pytest.mark.parametrize('replicas', [2, 4])
 def test_synchronized_statistics_do_not_depend_on_the_replicas(one_replica, replicas):
   run = small_run.train(replicas, norm='sync_batch')

@@ -58,7 +58,8 @@ class TrainState:
     """
     self.model, self.optimizer, self.progress = model, optimizer, Progress()
     self.trainable: list[keras.Variable] = model.trainable_variables
-    self.ema = [_variable(v.value, f'ema_{v.name}') for v in self.trainable] if ema else []
+    # Given a tf.Variable, Keras would make no other, but take that for the average itself.
+    self.ema = [_variable(_alias(v).copy(), f'ema_{v.name}') for v in self.trainable] if ema else []
     self.loss_scale = _variable(loss_scale, 'loss_scale')
     self.good_steps = _variable(0, 'good_steps', dtype='int32')
     self.spike = [_variable(0.0, f'spike_{name}') for name in _SPIKE]
