@@ -19,7 +19,7 @@ from trainer import models, tasks, tokens
 from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least, fraction, nearest, one_of
-from trainer.optim import optimizers, schedules
+from trainer.optim import optimizers, schedules, sharding
 
 # Field(default, meaning, rule, fixed=True where a change on resume would break the run)
 SECTIONS: dict[str, dict[str, Field]] = {
@@ -75,6 +75,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'decay_all': Field(False, 'weight decay on biases and normalisation too'),
     'clip_norm': Field(0.0, 'largest global L2 norm of the gradient; 0: no clipping', at_least(0)),
     'ema_decay': Field(0.0, 'decay per step of the averaged weights, which are evaluated; 0: none', fraction, fixed=True),
+    'shard_state': Field(False, 'each replica keeps 1/N of the moments, of the averaged weights and of the float32 weights, instead of all'),
     'options': Field(
       '', "further arguments of the Keras optimizer as JSON, e.g. '{\"momentum\": 0.9}'", optimizers.check_options
     ),
@@ -208,6 +209,8 @@ def _check_across(config: ml_collections.ConfigDict) -> None:
     )
   schedules.check(optimizer)
   optimizers.arguments(optimizer)
+  if optimizer.shard_state:
+    sharding.check(optimizer.name)
   if data.source != 'synthetic' and not data.eval_split:
     raise ConfigError('data.eval_split is empty: name a split to evaluate on')
 

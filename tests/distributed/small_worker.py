@@ -22,9 +22,10 @@ def main(out: str, cases: str) -> None:
   on = strategy.create(where, config)
   results = {}
   for name, arguments in json.loads(cases).items():
-    run = small_run.train(on=on, **arguments)
+    run = small_run.train(on=on, first=where.worker_index * where.local_devices, **arguments)
     results[f'{name}/rows'] = run.rows.main
     results |= {f'{name}/{variable}': value for variable, value in run.state.snapshot().items()}
+    results[f'{name}/held'] = np.array([run.state.held_bytes()[part] for part in ('optimizer', 'ema')])
   if where.is_chief:
     np.savez(out, **results)
 

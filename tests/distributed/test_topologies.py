@@ -18,6 +18,7 @@ TOPOLOGIES = {
   'two_devices': ['--config.cluster.cpu_devices=2'],
   'four_devices': ['--config.cluster.cpu_devices=4', '--config.train.micro_batches=4'],
   'two_workers': [],
+  'two_workers_slices': ['--config.optimizer.shard_state=True'],
 }
 
 
@@ -34,7 +35,7 @@ def finished():
 
 def train(run_trainer, workdir, topology, source):
   arguments = [*RUN, f'--workdir={workdir}', *TOPOLOGIES.get(topology, []), *source]
-  if topology == 'two_workers':
+  if topology.startswith('two_workers'):
     run_trainer('--workers=2', '--once', '--', *arguments, entry=['scripts/launch_local'], check=True)
   else:
     run_trainer(*arguments, check=True)

@@ -17,6 +17,7 @@ CASES = {
   'plain': {'norm': 'group'},
   'micro': {'norm': 'group', 'micro_batches': 4},
   'synchronized': {'norm': 'sync_batch'},
+  'sliced': {'norm': 'group', 'shard': True},
   'overflow': {'policy': 'mixed_float16', 'spike': 1e4, 'steps': 30},
 }
 
@@ -47,12 +48,18 @@ def two_processes(tmp_path_factory, free_port):
 
 @pytest.mark.slow
 def test_same_losses_and_weights(two_processes):
-  for name in ('plain', 'micro', 'synchronized'):
-    alone = small_run.train(1, **{**CASES[name], 'micro_batches': 1})
+  for name in ('plain', 'micro', 'synchronized', 'sliced'):
+    alone = small_run.train(1, **{**CASES[name], 'micro_batches': 1, 'shard': False})
     np.testing.assert_allclose(losses(as_run(two_processes[f'{name}/rows'])), losses(alone), rtol=1e-5, err_msg=name)
     for variable, value in alone.state.snapshot().items():
       if variable.startswith(('model/', 'ema/')):
         np.testing.assert_allclose(two_processes[f'{name}/{variable}'], value, rtol=1e-3, atol=1e-5, err_msg=variable)
+
+
+@pytest.mark.slow
+def test_each_process_holds_half_of_what_is_in_slices(two_processes):
+  whole, half = two_processes['plain/held'], two_processes['sliced/held']
+  np.testing.assert_allclose(half, whole / 2, rtol=1e-2)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""One run that is killed and goes on elsewhere: two workers, one process, four devices."""
+"""One run that is killed and goes on elsewhere: two workers, one process, four devices; with slices and without."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.faults.attempts import Link, Site
 from tests.faults.chains import run_chain
 from tests.faults.checks import assert_clean, assert_intact
 from tests.faults.program import Hit
+from trainer.checkpoint import Checkpoints
 
 STEPS = 60
 RUN = (
@@ -43,27 +44,36 @@ def batches(site: Site, replicas: int) -> dict[int, list[int]]:
 def test_each_step_is_the_same_wherever_it_is_done(tmp_path, data_dir):
   alone = Site('one device', tmp_path / 'alone', data_dir, run=RUN, record=True)
   assert alone.attempt()[0].code == 0
-  expected = batches(alone, 1)
-  assert sorted(expected) == list(range(1, STEPS + 1))
+  examples = batches(alone, 1)
+  assert sorted(examples) == list(range(1, STEPS + 1))
 
-  # Topology, its replicas, the step at which it is killed (0: not), and the steps that it is sure to have done.
+  # Topology, its replicas, whether each holds a slice of the state, the step at which it is killed (0: not), and the
+  # steps that it is sure to have done.
   plan = [
-    ('two workers', 2, 23, range(1, 23)),
-    ('one device', 1, 43, range(21, 43)),
-    ('four devices', 4, 0, range(41, STEPS + 1)),
+    ('two workers', 2, True, 23, range(1, 23)),
+    ('one device', 1, False, 43, range(21, 43)),
+    ('four devices', 4, True, 0, range(41, STEPS + 1)),
   ]
-  for topology, replicas, deadly, done in plan:
-    site = Site(topology, tmp_path / topology, data_dir, run=RUN, workdir=tmp_path / 'run', record=True)
+  for topology, replicas, slices, deadly, done in plan:
+    run = (*RUN, f'--config.optimizer.shard_state={slices}')
+    site = Site(topology, tmp_path / topology, data_dir, run=run, workdir=tmp_path / 'run', record=True)
     killed = Link((Hit('SIGKILL', 'step', deadly, at=site.workers - 1),), -9)
     run_chain(site, (killed if deadly else Link(),), None)
     found = batches(site, replicas)
     assert set(done) <= set(found)
     for step, rows in found.items():
-      assert len(rows) == 64 and rows == expected[step], step
+      assert len(rows) == 64 and rows == examples[step], step
 
   rows, whole = ({(row['split'], row['step']): row for row in each.rows()} for each in (site, alone))
   assert rows.keys() == whole.keys()
   for key, row in whole.items():
     np.testing.assert_allclose(rows[key]['loss'], row['loss'], rtol=1e-5, err_msg=str(key))
+  ended, expected = (
+    Checkpoints(str(each.workdir / 'checkpoints'), keep=1, keep_best=0, best_mode='max', writer=False).newest_intact()
+    for each in (site, alone)
+  )
+  assert ended and expected and ended.step == expected.step == STEPS and ended.arrays.keys() == expected.arrays.keys()
+  for name, array in expected.arrays.items():
+    np.testing.assert_allclose(ended.arrays[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
   assert_intact(site)
   assert_clean(site)

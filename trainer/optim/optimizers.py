@@ -9,6 +9,7 @@ tests/optim/test_optimizers.py holds each optimizer against Keras' own.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import named, nearest
-from trainer.optim import schedules
+from trainer.optim import schedules, sharding
 
 # What the harness does itself, after the reduction, and so must not be done a second time by Keras.
 _OURS = {
@@ -46,6 +47,7 @@ class ReplicaLocal(keras.optimizers.Optimizer):
 
   def __init__(self, *args, **kwargs):
     super().__init__(*args, **kwargs)
+    self.slots: dict[int, int] = {}  # id of a variable that is like a trainable one -> which one that is
     # Keras' counter takes the first replica's value by a collective; ours is counted on each replica alike.
     self._untrack_variable(self._iterations)
     self._iterations: keras.Variable = keras.Variable(
@@ -59,6 +61,13 @@ class ReplicaLocal(keras.optimizers.Optimizer):
       self.apply(gradients)
     finally:
       self._rate = None
+
+  def add_variable_from_reference(self, reference_variable, *args, **kwargs):
+    is_slice = getattr(reference_variable, 'synchronization', '') == 'on_read'
+    with sharding.on_each_replica() if is_slice else contextlib.nullcontext():
+      made = super().add_variable_from_reference(reference_variable, *args, **kwargs)
+    self.slots[id(made)] = self._get_variable_index(reference_variable)
+    return made
 
   def _get_current_learning_rate(self):
     return super()._get_current_learning_rate() if self._rate is None else self._rate
@@ -122,12 +131,20 @@ def arguments(config) -> dict[str, Any]:
   return options
 
 
-def create(config, total_steps: int, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
+def create(
+  config, total_steps: int, variables: list[keras.Variable], masters: list[keras.Variable] | None = None
+) -> keras.optimizers.Optimizer:
   """The optimizer of the config's `optimizer` section, built for `variables`. Call it in the strategy's scope.
 
   Its `apply_at(rate, gradients)` must be given gradients that are already summed over the replicas, in replica
   context; it does not clip, scale, average or accumulate. Weight decay is decoupled (Loshchilov and Hutter, 2019,
   section 2: times the learning rate) and spares variables of rank 0 and 1 (biases, norms), unless `decay_all`.
+
+  Args:
+    config: the section.
+    total_steps: of the run, for the schedule.
+    variables: the model's trainable ones.
+    masters: what it updates in their place, one for each (sharding.py); None: themselves.
 
   Raises:
     ConfigError: an argument in `options` is unknown, or its value is refused by Keras.
@@ -142,8 +159,9 @@ def create(config, total_steps: int, variables: list[keras.Variable]) -> keras.o
   except (TypeError, ValueError) as error:
     raise ConfigError(f'optimizer.options={config.options!r}: {str(error).splitlines()[0]}') from error
   if not config.decay_all:
-    optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
-  optimizer.build(variables)
+    pairs = zip(variables, masters or variables, strict=True)
+    optimizer.exclude_from_weight_decay(var_list=[updated for v, updated in pairs if len(v.shape) < 2])
+  optimizer.build(masters or variables)
   return optimizer
 
 

@@ -26,16 +26,11 @@ class Lowered:
     self.replicas = step.replicas
     flat = tf.nest.flatten(batch_spec)
 
-    def reduced(packed: tf.Tensor) -> tf.Tensor:
-      group = tf.range(self.replicas)[tf.newaxis]
-      return gen_xla_ops.xla_all_reduce(packed, group, reduce_op='Add', mode='CrossReplica')
-
     @tf.function(jit_compile=True, autograph=False)
     def replica_step(*arguments: tf.Tensor) -> tf.Tensor:
       *parts, number, control = arguments
       batch = tf.nest.pack_sequence_as(batch_spec, parts)
-      replica = gen_xla_ops.xla_replica_id() if self.replicas > 1 else tf.constant(0)
-      return step.alone(batch, number, tf.cast(replica, tf.int32), control, reduced)
+      return step.alone(batch, number, control, _InOneProgram(self.replicas))
 
     self._ir = replica_step.experimental_get_compiler_ir(*flat, tf.TensorSpec((), tf.int64), tf.TensorSpec((3,)))
 
@@ -46,3 +41,23 @@ class Lowered:
   def serialized(self) -> bytes:
     """As a serialized HloModuleProto."""
     return self._ir(stage='hlo_serialized')
+
+
+class _InOneProgram:
+  """`Collectives` (trainer/optim/sharding.py) as operations of the program that XLA compiles."""
+
+  def __init__(self, replicas: int):
+    self._replicas = replicas
+    number = gen_xla_ops.xla_replica_id() if replicas > 1 else tf.constant(0)
+    self.replica = tf.cast(number, tf.int32)
+
+  def sum(self, value: tf.Tensor) -> tf.Tensor:
+    if self._replicas == 1:
+      return value
+    group = tf.range(self._replicas)[tf.newaxis]
+    return gen_xla_ops.xla_all_reduce(value, group, reduce_op='Add', mode='CrossReplica')
+
+  def gather(self, value: tf.Tensor) -> tf.Tensor:
+    # As TPUStrategy does it: XLA has no operation for it that TensorFlow could name.
+    own = tf.one_hot(self.replica, self._replicas, dtype=value.dtype)
+    return self.sum(own[:, tf.newaxis] * value)

@@ -44,7 +44,7 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     target, where = None, cluster.discover(config)
     replicas, kind = where.replicas, where.device_kind
   config_lib.check_topology(config, replicas, 1)
-  session = _built(config, kind)
+  session = _built(config, kind, replicas)
   if replicas > 1 and has_synchronized_statistics(session.model):
     raise ConfigError("a plan cannot be made with batch statistics that are synchronized: set model.norm='group'")
   pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
@@ -66,7 +66,7 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
   return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
 
 
-def _built(config: ml_collections.ConfigDict, kind: str) -> session_lib.Session:
+def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> session_lib.Session:
   """The run on one CPU device and made-up examples, with the precision that it would have."""
   planned = config.copy_and_resolve_references()
   with planned.unlocked():
@@ -77,7 +77,7 @@ def _built(config: ml_collections.ConfigDict, kind: str) -> session_lib.Session:
       if config.precision.policy == 'auto':
         planned.precision.policy = 'mixed_bfloat16'
     planned.precision.xla = 'on'
-  return session_lib.build(planned, cluster.discover(planned))
+  return session_lib.build(planned, cluster.discover(planned), replicas=replicas)
 
 
 def _parameters(model: Any) -> dict[str, Any]:
@@ -93,10 +93,7 @@ def _parameters(model: Any) -> dict[str, Any]:
 
 def _bytes(session: session_lib.Session, batch_spec: Any) -> dict[str, int]:
   """What a replica holds from step to step; the gradients are there for a part of each."""
-  found = {'weights': 0, 'optimizer': 0, 'ema': 0, 'other': 0}
-  for name, (shape, dtype) in session.state.expected().items():
-    part = {'model': 'weights'}.get(name.partition('/')[0], name.partition('/')[0])
-    found[part if part in found else 'other'] += math.prod(shape) * tf.as_dtype(dtype).size
+  found = session.state.held_bytes()
   found['gradients'] = sum(4 * math.prod(v.shape) for v in session.state.trainable)
   found['batch'] = sum(math.prod(s.shape) * s.dtype.size for s in tf.nest.flatten(batch_spec))
   return found

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.runtime.precision import Precision
-from trainer.train.state import TrainState
+from trainer.train.state import TrainState, as_computed
 
 # Batches evaluated between two returns to the host, where nothing but sums comes back.
 _BLOCK = 64
@@ -34,14 +34,15 @@ class Evaluator:
     dataset, batches = self.pipeline.evaluate(self.strategy)
     iterator, collects = iter(dataset), bool(self.task.prediction_modes)
     total, done, collected = np.zeros(3 + self.task.metrics.size), 0, []
-    while done < batches:
-      if collects:
-        size, (rows, *found) = 1, self._predict(iterator)
-        collected.append(_numpy(found))
-      else:
-        size = min(_BLOCK, batches - done)
-        rows = self._block(iterator, tf.constant(size))
-      total, done = total + rows.numpy().astype(np.float64).sum(axis=0), done + size
+    with self.state.averaged():
+      while done < batches:
+        if collects:
+          size, (rows, *found) = 1, self._predict(iterator)
+          collected.append(_numpy(found))
+        else:
+          size = min(_BLOCK, batches - done)
+          rows = self._block(iterator, tf.constant(size))
+        total, done = total + rows.numpy().astype(np.float64).sum(axis=0), done + size
     loss, weight, examples = total[:3]
     if int(examples) != self.pipeline.eval_examples:
       raise RuntimeError(f'evaluation saw {int(examples)} examples of {self.pipeline.eval_examples}')
@@ -58,15 +59,16 @@ class Evaluator:
     """
     dataset, batches = self.pipeline.evaluate(self.strategy)
     iterator, waiting, following = iter(dataset), {}, 0
-    for _ in range(batches):
-      index, predictions = _numpy(self._predict(iterator)[1:])
-      for place, row in enumerate(index.tolist()):
-        if row >= 0:
-          waiting[row] = _row(predictions, place)
-      # The replicas' parts come one after the other, so a whole batch is there before its rows are in order.
-      while following in waiting:
-        yield {'index': following, **self.task.readable(waiting.pop(following))}
-        following += 1
+    with self.state.averaged():
+      for _ in range(batches):
+        index, predictions = _numpy(self._predict(iterator)[1:])
+        for place, row in enumerate(index.tolist()):
+          if row >= 0:
+            waiting[row] = _row(predictions, place)
+        # The replicas' parts come one after the other, so a whole batch is there before its rows are in order.
+        while following in waiting:
+          yield {'index': following, **self.task.readable(waiting.pop(following))}
+          following += 1
 
   def _in_order(self, collected: list[tuple[np.ndarray, Any]]) -> Any:
     """Predictions of a split as one nest [N, ...] in row order, without padding; from (index [B], predictions [B, ...])
@@ -123,7 +125,7 @@ class Evaluator:
   def _call(self, inputs: Any) -> tf.Tensor:
     """The model as it is evaluated, without writing to a variable."""
     state, model = self.state, self.state.model
-    parameters = [tf.convert_to_tensor(v.value) for v in (state.ema or state.trainable)]
+    parameters = [as_computed(v) for v in state.evaluated]
     buffers = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
     return model.stateless_call(parameters, buffers, inputs, training=False)[0]
 

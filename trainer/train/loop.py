@@ -130,14 +130,13 @@ class Loop:
     return step != self.saved_step and (asked or bool(every and step and step % every == 0))
 
   def _save(self) -> None:
+    arrays = self.session.state.snapshot()  # by all processes, as each may have a part of it
     if self.session.cluster.is_chief:
       if self.stopping and not self._fits_before_the_end():
         return
       try:
         self.reporter.sync()
-        self.checkpoints.save(
-          self.progress.step, self.session.state.snapshot(), self.session.host(), metric=self.metric
-        )
+        self.checkpoints.save(self.progress.step, arrays, self.session.host(), metric=self.metric)
       except ConfigError as error:  # a checkpoint must not be newer than the rows of metrics before it
         self.checkpoints.refused(self.progress.step, error)
       except CheckpointError:

@@ -19,7 +19,7 @@ from trainer.data.source import Dataset, open_dataset
 from trainer.errors import ConfigError
 from trainer.fields import nearest
 from trainer.models import parts
-from trainer.optim import optimizers
+from trainer.optim import optimizers, sharding
 from trainer.runtime import agreement, cluster, precision, strategy
 from trainer.train.evaluate import Evaluator
 from trainer.train.state import TrainState
@@ -77,13 +77,12 @@ class Session:
     Raises:
       ConfigError: the file cannot be read, or is of another model.
     """
-    weights = {variable.path: variable for variable in self.model.weights}
-    start = warm_start.read(self.config.init_from, {path: tuple(v.shape) for path, v in weights.items()})
-    averages = dict(zip((v.path for v in self.state.trainable), self.state.ema, strict=False))
+    start = warm_start.read(self.config.init_from, {v.path: tuple(v.shape) for v in self.model.weights})
     for path, array in start.arrays.items():
-      for variable in (weights[path], averages.get(path)):
-        if variable is not None:
-          variable.assign(array)
+      for name in (f'model/{path}', f'ema/{path}'):
+        if name in self.state.variables:
+          self.state.assign(name, array)
+    self.state.publish(self.state.masters)
     return f'Begins with {start.words(self.config.init_from.path)}.'
 
   def restore_newest(self, checkpoints: Checkpoints) -> int:
@@ -115,6 +114,7 @@ def build(
   where: cluster.Cluster,
   task_state: dict[str, Any] | None = None,
   on_strategy: Callable[[], None] = lambda: None,
+  replicas: int | None = None,
 ) -> Session:
   """Builds everything up to the first weights.
 
@@ -123,6 +123,7 @@ def build(
     where: the cluster that was discovered.
     task_state: what the task learnt from the training split in an earlier attempt, out of a checkpoint.
     on_strategy: called when the strategy is there, which has put its own handler in the place of SIGTERM's.
+    replicas: how many share the state, where the run is only planned here; None: those of `where`.
 
   Raises:
     ConfigError: the machine, the data, the task or the model cannot serve the config.
@@ -149,11 +150,21 @@ def build(
     _warn_of_batch_statistics(model, where)
     how = _without_xla_where_it_cannot(config, model, how, where)
     parts.compiled(model, how.xla or where.device_kind == 'tpu')
-    optimizer = optimizers.create(config.optimizer, config.train.steps, model.trainable_variables)
-    loss_scale = FIRST_LOSS_SCALE if how.policy == 'mixed_float16' else 1.0
-    state = TrainState(model, optimizer, ema=config.optimizer.ema_decay > 0, loss_scale=loss_scale)
+    state = _state(config, model, how, replicas or where.replicas, where.worker_index * where.local_devices)
   metric, mode = _best(config, task)
   return Session(config, where, distribution, how, dataset, task, pipeline, state, metric, mode)
+
+
+def _state(config, model: keras.Model, how: precision.Precision, replicas: int, first: int) -> TrainState:
+  """All that is trained; `first` is the number of this process' first replica."""
+  variables, split = list(model.trainable_variables), None
+  if config.optimizer.shard_state:
+    sharding.check(config.optimizer.name, variables)
+    split = sharding.Sharding(model, replicas=replicas, first=first)
+  masters = split.masters if split else None
+  optimizer = optimizers.create(config.optimizer, config.train.steps, variables, masters)
+  loss_scale = FIRST_LOSS_SCALE if how.policy == 'mixed_float16' else 1.0
+  return TrainState(model, optimizer, ema=config.optimizer.ema_decay > 0, loss_scale=loss_scale, sharding=split)
 
 
 def _digest(config, how: precision.Precision) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from trainer.optim.sharding import Sharding, components
+from trainer.train.collectives import Slices
 
 _SPIKE = ('mean', 'variance', 'count')
 
@@ -49,50 +54,142 @@ class TrainState:
   (seed, step, replica) each time.
   """
 
-  def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, *, ema: bool, loss_scale: float):
+  def __init__(
+    self,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    ema: bool,
+    loss_scale: float,
+    sharding: Sharding | None = None,
+  ):
     """Args:
     model: built.
-    optimizer: built for the model's trainable variables.
+    optimizer: built for the model's trainable variables, or for the masters of the sharding.
     ema: whether to keep an exponential moving average of the trainable variables.
     loss_scale: first loss scale; 1.0 where none is needed.
+    sharding: where each replica has only a slice of what is kept beside the weights.
     """
-    self.model, self.optimizer, self.progress = model, optimizer, Progress()
+    self.model, self.optimizer, self.sharding, self.progress = model, optimizer, sharding, Progress()
     self.trainable: list[keras.Variable] = model.trainable_variables
-    # Given a tf.Variable, Keras would make no other, but take that for the average itself.
-    self.ema = [_variable(_alias(v).copy(), f'ema_{v.name}') for v in self.trainable] if ema else []
+    # What the optimizer updates.
+    self.masters = sharding.masters if sharding else self.trainable
+    self.ema = [self._average(index) for index in range(len(self.trainable))] if ema else []
     self.loss_scale = _variable(loss_scale, 'loss_scale')
     self.good_steps = _variable(0, 'good_steps', dtype='int32')
     self.spike = [_variable(0.0, f'spike_{name}') for name in _SPIKE]
     self.variables: dict[str, keras.Variable] = {}
-    self._add('model', model.weights, [v.path for v in model.weights])
-    self._add('optimizer', optimizer.variables, _stable_names(optimizer.variables))
-    self._add('ema', self.ema, [v.path for v in self.trainable])
+    # Of those that are slices: of which trainable variable.
+    self._slices: dict[str, int] = {}
+    places = {id(variable): index for index, variable in enumerate(self.trainable)}
+    weights = [self.masters[places[id(v)]] if id(v) in places else v for v in model.weights]
+    slots = optimizer.slots if sharding else {}
+    self._add('model', weights, [v.path for v in model.weights], {id(v): i for i, v in enumerate(self.masters)})
+    self._add('optimizer', optimizer.variables, _stable_names(optimizer.variables), slots)
+    self._add('ema', self.ema, [v.path for v in self.trainable], {id(v): i for i, v in enumerate(self.ema)})
     self._add('loss_scale', [self.loss_scale, self.good_steps], ['scale', 'good_steps'])
     self._add('spike', self.spike, list(_SPIKE))
+    self._travel = Slices(tf.distribute.get_strategy(), sharding) if sharding else None
 
-  def _add(self, prefix: str, variables: list[keras.Variable], names: list[str]) -> None:
+  def _average(self, index: int) -> keras.Variable:
+    parameter = self.trainable[index]
+    if not self.sharding:
+      # Given a tf.Variable, Keras would make no other, but take that for the average itself.
+      return _variable(_alias(parameter).copy(), f'ema_{parameter.name}')
+    average = self.sharding.variable(index, f'ema_{parameter.name}')
+    for own, master in zip(components(average), components(self.masters[index]), strict=True):
+      own.assign(master)
+    return average
+
+  def _add(
+    self, prefix: str, variables: list[keras.Variable], names: list[str], slices: Mapping[int, int] | None = None
+  ) -> None:
     for name, variable in zip(names, variables, strict=False):
       key = f'{prefix}/{name}'
       if key in self.variables:
         raise ValueError(f'two variables are named {key!r}: give each layer of the model a name of its own')
       self.variables[key] = variable
+      if self.sharding and slices and id(variable) in slices:
+        self._slices[key] = slices[id(variable)]
 
   def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, dtype) of each variable, to hold a checkpoint against."""
-    return {name: (tuple(v.shape), str(v.dtype)) for name, v in self.variables.items()}
+    """Name -> (shape, dtype) of each variable as a whole, to hold a checkpoint against."""
+    return {name: (tuple(self._whole(name).shape), str(v.dtype)) for name, v in self.variables.items()}
+
+  def _whole(self, name: str) -> keras.Variable:
+    """A variable of the shape that this one has as a whole."""
+    return self.trainable[self._slices[name]] if name in self._slices else self.variables[name]
+
+  def held_bytes(self) -> dict[str, int]:
+    """Bytes that one replica holds from step to step: of the 'weights' and of what is kept beside them."""
+    held = {'weights': 0, 'masters': 0, 'optimizer': 0, 'ema': 0, 'other': 0}
+    for name, variable in self.variables.items():
+      part = name.partition('/')[0]
+      part = ('masters' if name in self._slices else 'weights') if part == 'model' else part
+      held[part if part in held else 'other'] += _bytes(variable)
+    if self.sharding:
+      held['weights'] += sum(_bytes(variable) for variable in self.trainable)
+    return held
 
   def snapshot(self) -> dict[str, np.ndarray]:
-    """Name -> value of each variable, as they are now.
+    """Name -> value of each variable, as they are now. All processes of a run take one together.
 
     On a CPU the arrays alias TensorFlow's buffers, which are copied on the next write, so this takes milliseconds and
-    the values stay as they are; from an accelerator it is the copy to the host. Do not write to the arrays.
+    the values stay as they are; from an accelerator it is the copy to the host. What is in slices is gathered from all
+    replicas first, a bucket at a time. Do not write to the arrays.
     """
-    return {name: _alias(v) for name, v in self.variables.items()}
+    wholes = self._wholes()
+    return {name: wholes[name] if name in wholes else _alias(v) for name, v in self.variables.items()}
+
+  def _wholes(self) -> dict[str, np.ndarray]:
+    """Name -> value of what is in slices; a set of slices of all parameters, such as their momenta, at a time."""
+    if not self._travel:
+      return {}
+    kinds: dict[int, list[str]] = {}  # the how many-th slice of its parameter -> names, in the parameters' order
+    seen: dict[int, int] = {}
+    for name, index in sorted(self._slices.items(), key=lambda item: item[1]):
+      seen[index] = seen.get(index, -1) + 1
+      kinds.setdefault(seen[index], []).append(name)
+    found: dict[str, np.ndarray] = {}
+    for names in kinds.values():
+      found.update(zip(names, self._travel.wholes([self.variables[name] for name in names]), strict=True))
+    return found
 
   def restore(self, arrays: dict[str, np.ndarray]) -> None:
     """Assigns each variable, on every replica of this process. The names, shapes and dtypes must have been checked."""
-    for name, variable in self.variables.items():
-      variable.assign(arrays[name])
+    for name in self.variables:
+      self.assign(name, arrays[name])
+    self.publish(self.masters)
+
+  def assign(self, name: str, array: np.ndarray) -> None:
+    """Assigns one of `variables` as a whole. Of weights that are in slices, `publish` tells the model."""
+    if name in self._slices:
+      assert self.sharding
+      self.sharding.assign(self.variables[name], self._slices[name], array)
+    else:
+      self.variables[name].assign(array)
+
+  def publish(self, slices: list[keras.Variable]) -> None:
+    """Puts the masters, or their averages, into the model's weights on every replica, where these are in slices."""
+    if self._travel:
+      self._travel.publish(slices)
+
+  @contextlib.contextmanager
+  def averaged(self) -> Iterator[None]:
+    """Within, `evaluated` are the averaged weights, where the run keeps them."""
+    if not (self.sharding and self.ema):
+      yield
+      return
+    self.publish(self.ema)
+    try:
+      yield
+    finally:
+      self.publish(self.masters)
+
+  @property
+  def evaluated(self) -> list[keras.Variable]:
+    """The weights that an evaluation is of, within `averaged`."""
+    return self.ema if self.ema and not self.sharding else self.trainable
 
   def host(self) -> dict[str, Any]:
     """The progress as a dict for the checkpoint."""
@@ -100,6 +197,17 @@ class TrainState:
 
   def restore_host(self, host: dict[str, Any]) -> None:
     self.progress = Progress(**host)
+
+
+def as_computed(variable: keras.Variable) -> tf.Tensor:
+  """The value in the dtype that Keras says; weights beside their masters are stored in a shorter one."""
+  return tf.cast(variable.value, variable.dtype)
+
+
+def _bytes(variable: keras.Variable) -> int:
+  """Of one replica's copy."""
+  stored = variable.value
+  return int(stored.shape.num_elements()) * stored.dtype.size
 
 
 def _variable(value, name: str, dtype: str = 'float32') -> keras.Variable:

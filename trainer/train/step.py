@@ -12,16 +12,17 @@ a number that is not finite came from (`Rows` takes it apart).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trainer.optim import optimizers
+from trainer.optim.sharding import Collectives
 from trainer.runtime.precision import Precision
-from trainer.train.reduction import Packing
-from trainer.train.state import TrainState
+from trainer.train.collectives import Replicas
+from trainer.train.reduction import Exchange, exchange
+from trainer.train.state import TrainState, as_computed
 
 # Sums over replicas. `loss`, `weight` and `regularization` are sums over examples; `stop` counts the replicas whose
 # process was told to stop, `save` those whose process wants a checkpoint; `block_steps` is what the chief asks of all,
@@ -99,7 +100,7 @@ class TrainStep:
     self.statistics = [i for i, v in enumerate(self.buffers) if id(v) in weights and 'float' in str(v.dtype)]
     self.counters = [i for i, v in enumerate(self.buffers) if id(v) in weights and 'float' not in str(v.dtype)]
     self.seeds = [i for i, v in enumerate(self.buffers) if id(v) not in weights]
-    self._packing: Packing | None = None  # known when the gradients have been traced
+    self._exchange: Exchange | None = None
     self._gradients_fn, self._update_fn = self._gradients, self._update
     if precision.xla:
       self._gradients_fn = tf.function(self._gradients, jit_compile=True, autograph=False)
@@ -142,22 +143,18 @@ class TrainStep:
 
   @tf.autograph.experimental.do_not_convert
   def _replica_step(self, batch: dict, step: tf.Tensor, control: tf.Tensor) -> tf.Tensor:
-    replica = tf.convert_to_tensor(tf.distribute.get_replica_context().replica_id_in_sync_group)
-    packed, counters = self._gradients_fn(batch, step, replica, control)
-    assert self._packing
-    return self._update_fn(self._packing.reduce(packed), counters)
+    return self._step(batch, step, control, Replicas(), self._gradients_fn, self._update_fn)
 
-  def alone(
-    self,
-    batch: dict,
-    step: tf.Tensor,
-    replica: tf.Tensor,
-    control: tf.Tensor,
-    reduce: Callable[[tf.Tensor], tf.Tensor],
-  ) -> tf.Tensor:
-    """A step of one replica outside of any strategy, for a compiler (trainer/plan); `reduce` sums over the replicas."""
-    packed, counters = self._gradients(batch, step, replica, control)
-    return self._update([reduce(packed[0])] if self.replicas > 1 else packed, counters)
+  def alone(self, batch: dict, step: tf.Tensor, control: tf.Tensor, collectives: Collectives) -> tf.Tensor:
+    """A step of one replica outside of any strategy, for a compiler that is given all of it (trainer/plan)."""
+    return self._step(batch, step, control, collectives, self._gradients, self._update)
+
+  def _step(self, batch: dict, step: tf.Tensor, control: tf.Tensor, collectives: Collectives, gradients, update):
+    packed, counters = gradients(batch, step, collectives.replica, control)
+    assert self._exchange  # known when the gradients have been traced
+    row, parcels = update(self._exchange.reduce(packed, collectives), counters)
+    self._exchange.deliver(parcels, collectives)
+    return row
 
   # -- before the reduction: this replica's sums ---------------------------------------------------------------------
 
@@ -165,23 +162,17 @@ class TrainStep:
     """Packed (gradients, statistics, sums) of this replica's part of the batch, and its counters."""
     # Sums over the batch are kept near means, so that float16 does not overflow for its size alone.
     scale = self.state.loss_scale.value / self.batch_size
-    parameters = [tf.convert_to_tensor(v.value) for v in self.state.trainable]
+    parameters = [as_computed(v) for v in self.state.trainable]
     buffers = [tf.convert_to_tensor(v.value) for v in self.buffers]
     if self.micro_batches == 1:
       gradients, buffers, sums = self._forward_backward(batch, parameters, buffers, scale, step, replica, 0)
     else:
       gradients, buffers, sums = self._accumulate(batch, parameters, buffers, scale, step, replica)
     # The sums stay apart until the row is made: the weight is known before the gradients, and need not wait for them.
-    tensors = [
-      *gradients,
-      *(buffers[i] for i in self.statistics),
-      *sums,
-      self._fault(gradients, sums, replica),
-      control,
-    ]
-    if self._packing is None:
-      self._packing = Packing([tuple(t.shape) for t in tensors], self.replicas)
-    return self._packing.pack(tensors), [buffers[i] for i in self.counters]
+    rest = [*(buffers[i] for i in self.statistics), *sums, self._fault(gradients, sums, replica), control]
+    if self._exchange is None:
+      self._exchange = exchange(self.state.sharding, gradients, rest, self.replicas)
+    return self._exchange.pack(gradients, rest), [buffers[i] for i in self.counters]
 
   def _fault(self, gradients: list[tf.Tensor], sums: list[tf.Tensor], replica: tf.Tensor) -> tf.Tensor:
     """float32 [R]: 1 at this replica's place if its own loss or gradient is not finite. With one replica, [0]."""
@@ -251,17 +242,17 @@ class TrainStep:
 
   # -- after the reduction: the same on each replica -----------------------------------------------------------------
 
-  def _update(self, packed: list[tf.Tensor], counters: list[tf.Tensor]) -> tf.Tensor:
-    """Applies the reduced gradients to this replica's copy of the state; returns the row."""
-    assert self._packing
-    tensors = self._packing.unpack(packed)
-    state, count = self.state, len(self.state.trainable)
-    gradients, statistics = tensors[:count], tensors[count:-6]
-    loss, weight, penalty, metrics, faults, control = tensors[-6:]
+  def _update(self, reduced: list[tf.Tensor], counters: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Applies the reduced gradients to this replica's copy of the state; returns the row, and what others need of it.
+
+    The parts of the global norm stay in the row: they tell which gradient was not finite.
+    """
+    assert self._exchange
+    state = self.state
+    gradients, squares, rest = self._exchange.unpack(reduced)
+    statistics, (loss, weight, penalty, metrics, faults, control) = rest[:-6], rest[-6:]
     loss_scale = tf.convert_to_tensor(state.loss_scale.value)
     unscale = tf.math.divide_no_nan(float(self.batch_size), loss_scale * weight)
-    # The parts of the global norm stay in the row: they tell which gradient was not finite.
-    squares = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])
     norm = tf.sqrt(2.0 * tf.reduce_sum(squares)) * unscale
     # The norm and the loss are finite exactly when all is; NaN and inf do not cancel in a sum of squares.
     finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
@@ -296,7 +287,8 @@ class TrainStep:
     if self.scaled:
       self._adjust_loss_scale(finite)
     facts = [norm, tf.cast(finite, tf.float32), tf.cast(spike, tf.float32), rate, loss_scale]
-    return tf.concat([[loss, weight, penalty], control, metrics, facts, faults, squares], 0)
+    row = tf.concat([[loss, weight, penalty], control, metrics, facts, faults, squares], 0)
+    return row, self._exchange.parcels(state.masters)
 
   def _is_spike(self, loss: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
     """Whether the loss lies too far above its running mean; then moves mean and variance.
@@ -322,7 +314,7 @@ class TrainStep:
       return
     done = tf.cast(self.state.optimizer.iterations.value, tf.float32)
     share = 1.0 - tf.minimum(self.ema_decay, (1.0 + done) / (10.0 + done))
-    for average, variable in zip(self.state.ema, self.state.trainable, strict=True):
+    for average, variable in zip(self.state.ema, self.state.masters, strict=True):
       average.assign_add((variable.value - average.value) * share)
 
   def _adjust_loss_scale(self, finite: tf.Tensor) -> None:
