@@ -53,6 +53,7 @@ class Command:
     mode: one of MODES.
     checkpoint: 'latest', 'best' or a step, for the modes that read one.
     target: chips that mode plan is for; empty: this machine.
+    search: whether mode plan looks for the largest batch.
     stop: the wish to stop, heard since the process began.
     phases: what the process is doing, since it began.
     ledger: writes that down, once it is known where.
@@ -63,6 +64,7 @@ class Command:
   mode: str
   checkpoint: str
   target: str
+  search: bool
   stop: Stop
   phases: Phases
   ledger: Ledger
@@ -82,6 +84,9 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   flags.DEFINE_string('checkpoint', 'latest', "modes eval and predict: 'latest', 'best' or a step", flag_values=values)
   flags.DEFINE_string(
     'target', '', "mode plan: chips as in 'v5e:4x4' or 'v5e:1'; empty: this machine", flag_values=values
+  )
+  flags.DEFINE_bool(
+    'search', False, 'mode plan: look for the largest batch that fits into the target', flag_values=values
   )
 
 
@@ -119,10 +124,13 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
     raise ConfigError('--config is missing: name a config file, e.g. --config=configs/digits_cnn.py')
   if not values.workdir:
     raise ConfigError('--workdir is missing: name the directory of the run')
-  if values.target and values.mode != 'plan':
-    raise ConfigError(f'--target={values.target} is for --mode=plan: add that, or leave it out')
+  for name in ('target', 'search'):
+    if values[name].value and values.mode != 'plan':
+      raise ConfigError(f'--{name}={values[name].value} is for --mode=plan: add that, or leave it out')
   config_lib.check(config)
-  return Command(config, values.workdir, values.mode, values.checkpoint, values.target, stop or Stop(), phases, ledger)
+  return Command(
+    config, values.workdir, values.mode, values.checkpoint, values.target, values.search, stop or Stop(), phases, ledger
+  )
 
 
 def run(argv: Sequence[str], stop: Stop | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trainer.plan import making
+from trainer.plan import making, search
 from trainer.report import words
 from trainer.train.workdir import PLAN, Workdir
 
@@ -17,14 +17,21 @@ def run(command: Any) -> None:
   """Prints the plan, and writes it to plan.json in the work directory, which is made if need be.
 
   Args:
-    command: what the command line says (trainer/main.py); `target` names the chips, empty for this machine.
+    command: what the command line says (trainer/main.py); `target` names the chips, empty for this machine;
+      `search` asks for the largest batch.
 
   Raises:
     ConfigError: the target is unknown, or its compiler is not installed; the config cannot run there; the file cannot
       be written.
   """
   directory = Workdir(command.workdir)
-  plan = making.make(command.config, command.target)
+  if command.search:
+    plan, attempts = search.largest(
+      command.config, command.target, lambda attempt: print(_attempt(attempt), flush=True)
+    )
+    plan['search'] = attempts
+  else:
+    plan = making.make(command.config, command.target)
   directory.write(PLAN, json.dumps(plan, indent=2))
   rows = [*_about_the_run(plan), *_about_the_target(plan), *(('warning', text) for text in plan['warnings'])]
   print('Plan; nothing was started.')
@@ -81,6 +88,15 @@ def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
       ),
     ]
   return [*rows, ('verdict', 'fits')] if target['fits'] else rows
+
+
+def _attempt(attempt: dict[str, Any]) -> str:
+  needed = attempt['needed_bytes']
+  parts = [f'{attempt["examples_per_chip"]} examples per chip']
+  if attempt['remat'] is not None:
+    parts.append(f'model.remat={attempt["remat"]}')
+  size = f'{needed / 2**30:.2f} GiB' if needed is not None else 'more than there is, by the compiler'
+  return f'Tried {", ".join(parts)}: {size}, {"fits" if attempt["fits"] else "does not fit"}'
 
 
 def _flop(number: float) -> str:

@@ -1,0 +1,62 @@
+"""The search ends at the largest batch that fits, whatever fits."""
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from tests.plan.test_making import config
+from trainer import config as config_lib
+from trainer.errors import ConfigError
+from trainer.plan import making, search
+
+
+@hypothesis.given(
+  least=strategies.integers(1, 5), limit=strategies.integers(0, 3000), first=strategies.integers(1, 4000)
+)
+def test_it_ends_at_the_largest_that_fits(least, limit, first):
+  asked = []
+
+  def fits(size):
+    asked.append(size)
+    return size <= limit
+
+  found = search._search(fits, least, first)
+  powers = [least * 2**k for k in range(14)]
+  assert found == max((size for size in powers if size <= limit), default=0)
+  assert len(set(asked)) == len(asked) and set(asked) <= set(powers)
+
+
+def fake(monkeypatch, limits):
+  """Plans that fit as long as the examples of a chip are no more than `limits` has for the remat."""
+
+  def make(made, target):
+    examples, remat = made.train.global_batch_size // 4, made.model.get('remat')
+    fits = examples <= limits[remat]
+    parts = dict.fromkeys(('argument_bytes', 'output_bytes', 'temporary_bytes', 'code_bytes'), examples)
+    return {'examples_per_replica': examples, 'target': {'fits': fits, **(parts if fits else {})}}
+
+  monkeypatch.setattr(making, 'make', make)
+
+
+def test_blocks_that_are_computed_twice_are_tried_too(monkeypatch):
+  fake(monkeypatch, {'none': 3, 'blocks': 20})
+  made = config_lib.base(task='language_modeling', model='gpt')
+  made.data.dataset = 'python_docs'
+  tried = []
+  plan, attempts = search.largest(made, 'v5e:2x2', tried.append)
+  assert plan['examples_per_replica'] == 2 and tried == attempts
+  largest = {a['remat']: a['examples_per_chip'] for a in attempts if a['fits']}
+  assert largest == {'none': 2, 'blocks': 16}
+  assert [a['needed_bytes'] for a in attempts if a['fits']] == [
+    4 * a['examples_per_chip'] for a in attempts if a['fits']
+  ]
+  fake(monkeypatch, {'none': 0, 'blocks': 20})
+  with pytest.raises(
+    ConfigError, match=r'not even 1 examples per chip fit into v5e:2x2; with model.remat=blocks 16 do'
+  ):
+    search.largest(made, 'v5e:2x2')
+
+
+def test_what_cannot_be_searched():
+  with pytest.raises(ConfigError, match='--search is for a --target'):
+    search.largest(config(), '')

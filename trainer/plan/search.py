@@ -1,0 +1,96 @@
+"""The largest batch that fits, by asking the compiler: half as large again and again, or twice as large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import ml_collections
+
+from trainer.errors import ConfigError
+from trainer.plan import chips, making
+
+Tried = Callable[[dict[str, Any]], None]
+
+
+def largest(
+  config: ml_collections.ConfigDict, target_name: str, tried: Tried = lambda attempt: None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """The plan of the largest batch that fits, of those that are a power of two times the micro-batches, per chip.
+
+  Where the model can compute its blocks twice and does not, that is searched too: what fits then is among the attempts.
+
+  Args:
+    config: checked; its batch is where the search begins.
+    target_name: as `chips.target` takes it.
+    tried: called with each attempt as it is made.
+
+  Returns:
+    (the plan; per attempt 'examples_per_chip', 'remat' (None for a model that has no such field), 'fits', and
+    'needed_bytes' of a chip, None where the compiler gave up).
+
+  Raises:
+    ConfigError: as `making.make`; or not even the smallest batch fits.
+  """
+  if not target_name:
+    raise ConfigError('--search is for a --target: add one, e.g. --target=v5e:1')
+  target = chips.target(target_name)
+  attempts: list[dict[str, Any]] = []
+  remat = config.model.get('remat')
+  found: dict[str | None, dict[str, Any]] = {}
+  for kind in (remat, 'blocks') if remat == 'none' else (remat,):
+
+    def fits(examples: int, kind: str | None = kind) -> bool:
+      plan = making.make(_with(config, examples * target.chips, kind), target_name)
+      parts = [plan['target'].get(f'{part}_bytes') for part in ('argument', 'output', 'temporary', 'code')]
+      needed = None if None in parts else sum(parts)
+      attempts.append(
+        {'examples_per_chip': examples, 'remat': kind, 'fits': plan['target']['fits'], 'needed_bytes': needed}
+      )
+      tried(attempts[-1])
+      if plan['target']['fits']:
+        found[kind] = plan
+      keras.backend.clear_session()
+      return bool(plan['target']['fits'])
+
+    _search(fits, config.train.micro_batches, max(1, config.train.global_batch_size // target.chips))
+  if remat not in found:
+    more = f'; with model.remat=blocks {found["blocks"]["examples_per_replica"]} do' if 'blocks' in found else ''
+    raise ConfigError(
+      f'--search: not even {config.train.micro_batches} per chip fits into {target_name}{more}: take a smaller '
+      'model, shorter inputs, or what makes it hold less (optimizer.shard_state, model.remat, ...)'
+    )
+  return found[remat], attempts
+
+
+def _search(fits: Callable[[int], bool], least: int, first: int) -> int:
+  """The largest size for which `fits` is true, of least times a power of two; 0 if there is none.
+
+  Args:
+    fits: true up to some size, and false from there on.
+    least: the smallest size.
+    first: where to begin, or just below.
+  """
+  size = least
+  while size * 2 <= first:
+    size *= 2
+  if fits(size):
+    while fits(size * 2):
+      size *= 2
+    return size
+  while size > least:
+    size //= 2
+    if fits(size):
+      return size
+  return 0
+
+
+def _with(config: ml_collections.ConfigDict, batch: int, remat: str | None) -> ml_collections.ConfigDict:
+  changed = config.copy_and_resolve_references()
+  with changed.unlocked():
+    changed.train.global_batch_size = changed.eval.global_batch_size = batch
+    changed.data.lanes = 0  # the plan reads nothing, and the lanes must divide the batch
+    if remat is not None:
+      changed.model.remat = remat
+  return changed
