@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from typing import Any
 
+import keras
 import ml_collections
 import tensorflow as tf
 
@@ -62,7 +64,12 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     'checkpoint': _checkpoint(config, session.state),
     'data': _data(config, session.dataset.train),
   }
-  plan['target'] = _compiled(lowered, target, plan['flops_per_step_and_replica']) if target else None
+  # The compiler needs much memory itself, so the weights go first.
+  serialized = lowered.serialized() if target else b''
+  del session, pipeline, lowered
+  keras.backend.clear_session()
+  gc.collect()
+  plan['target'] = _compiled(serialized, target, plan['flops_per_step_and_replica']) if target else None
   return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
 
 
@@ -122,11 +129,11 @@ def _data(config: ml_collections.ConfigDict, split: Any) -> dict[str, Any]:
   }
 
 
-def _compiled(lowered: Lowered, target: chips.Target, flops: float) -> dict[str, Any]:
+def _compiled(serialized: bytes, target: chips.Target, flops: float) -> dict[str, Any]:
   """The step as the target's compiler makes it, per chip; `flops` are those of its products."""
   about = {'name': target.name, 'chips': target.chips, 'memory_bytes': target.chip.memory_bytes}
   try:
-    found = tpu.compiled(lowered.serialized(), target)
+    found = tpu.compiled(serialized, target)
   except tpu.DoesNotFit as error:
     return {**about, 'fits': False, 'compiler': str(error)}
   return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import ml_collections
 
 from trainer.errors import ConfigError
@@ -51,7 +50,6 @@ def largest(
       tried(attempts[-1])
       if plan['target']['fits']:
         found[kind] = plan
-      keras.backend.clear_session()
       return bool(plan['target']['fits'])
 
     _search(fits, config.train.micro_batches, max(1, config.train.global_batch_size // target.chips))
