@@ -105,6 +105,13 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'keep_best': Field(1, 'best checkpoints that are kept beside them', at_least(0)),
   },
   'init_from': warm_start.FIELDS,
+  'benchmark': {
+    'windows': Field(20, 'windows measured with each kind of input', at_least(2)),
+    'window_seconds': Field(1.0, 'about how long a window takes; at least a step', above(0)),
+    'warmup_windows': Field(40, 'most windows of a warm-up, each a quarter as long', at_least(1)),
+    'single_steps': Field(100, 'steps that are timed one by one, for percentiles', at_least(1)),
+    'largest_foreign_load': Field(0.1, 'share of the cores that other programs may take; with more the numbers are not valid', above(0)),
+  },
   'faults': {
     'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),
     'max_runtime_seconds': Field(0.0, 'seconds after which this attempt is to have ended, with all saved; 0: no limit', at_least(0)),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # Mode -> the module of trainer.modes that has `run(command)`, and what it does.
 MODES = {
+  'benchmark': 'measure how fast training is, and what stands in its way; keeps nothing but benchmark.json',
   'train': 'train to train.steps with evaluation in between; the same command resumes',
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
   'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',

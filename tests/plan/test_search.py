@@ -51,9 +51,7 @@ def test_blocks_that_are_computed_twice_are_tried_too(monkeypatch):
     4 * a['examples_per_chip'] for a in attempts if a['fits']
   ]
   fake(monkeypatch, {'none': 0, 'blocks': 20})
-  with pytest.raises(
-    ConfigError, match=r'not even 1 per chip fits into v5e:2x2; with model.remat=blocks 16 do'
-  ):
+  with pytest.raises(ConfigError, match=r'not even 1 per chip fits into v5e:2x2; with model.remat=blocks 16 do'):
     search.largest(made, 'v5e:2x2')
 
 

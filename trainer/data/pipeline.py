@@ -77,19 +77,21 @@ class Pipeline:
       self._check_hosts(workers)
     self.batch_spec = self._batch_spec()
 
-  def train(self, strategy: tf.distribute.Strategy, start_step: int) -> Any:
+  def train(self, strategy: tf.distribute.Strategy, start_step: int, *, repeat: bool = False) -> Any:
     """The endless distributed dataset whose k-th element is global batch `start_step` + k, in parts per replica.
 
     Args:
       strategy: the strategy of the run, or the default one.
       start_step: steps already done; costs the same wherever it is.
+      repeat: gives batch `start_step` again and again, kept as it is when it is made, so that the input costs nothing.
 
     Raises:
       ConfigError: a data file is damaged; or the hosts cannot share the lanes.
     """
 
     def build(share: memory.Share) -> tf.data.Dataset:
-      return self._train_share(share, start_step)
+      batches = self._train_share(share, start_step)
+      return _repeated(batches, share) if repeat else batches
 
     return self._distribute(strategy, self._batch, build)
 
@@ -211,9 +213,8 @@ class Pipeline:
   def _train_share(self, share: memory.Share, start_step: int) -> tf.data.Dataset:
     split = self._dataset.train
     if self.source == 'synthetic':
-      # Made once and repeated, so that the input costs nothing.
       made = memory.train(self._synthetic, synthetic.EXAMPLES, share, self._config.seed, 0, 1, self._finish)
-      return made.take(share.replicas).cache().repeat()
+      return _repeated(made, share)
     if self.source == 'memory':
       block = memory.block_batches(self._batch * self._examples.bytes_each)
       rows = self._load(split, share.host)
@@ -261,6 +262,11 @@ class Pipeline:
     if not self._task.draws:
       return batch
     return self._task.augment(batch, draws.uniform(self._config.seed, epoch, batch['index'], self._task.draws))
+
+
+def _repeated(batches: tf.data.Dataset, share: memory.Share) -> tf.data.Dataset:
+  """The first batch of each replica, made once and given for ever."""
+  return batches.take(share.replicas).cache().repeat()
 
 
 @tf.autograph.experimental.do_not_convert

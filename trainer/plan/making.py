@@ -73,6 +73,19 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
   return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
 
 
+def products(config: ml_collections.ConfigDict, replicas: int) -> float:
+  """Floating-point operations of a replica's products in a step; builds the model once more, on the CPU.
+
+  Raises:
+    ConfigError: batch statistics are synchronized, which a single replica cannot do.
+  """
+  session = _built(config, 'cpu', replicas)
+  if replicas > 1 and has_synchronized_statistics(session.model):
+    raise ConfigError("batch statistics are synchronized: operations cannot be counted; set model.norm='group'")
+  pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
+  return hlo.Program(Lowered(session.train_step(replicas), pipeline.batch_spec).text()).flops()
+
+
 def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> session_lib.Session:
   """The run on one CPU device and made-up examples, with the precision that it would have."""
   planned = config.copy_and_resolve_references()
@@ -84,7 +97,9 @@ def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> sessi
       if config.precision.policy == 'auto':
         planned.precision.policy = 'mixed_bfloat16'
     planned.precision.xla = 'on'
-  return session_lib.build(planned, cluster.discover(planned), replicas=replicas)
+  where = cluster.Cluster('one', 'a plan', 'cpu', 1)
+  with tf.device('CPU:0'):
+    return session_lib.build(planned, where, replicas=replicas)
 
 
 def _parameters(model: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trainer.runtime.notices import STOP_FILE
 
 CONFIG = 'config.json'
 PLAN = 'plan.json'
+BENCHMARK = 'benchmark.json'
 _LOCK = 'run.lock'
 
 
@@ -43,7 +44,7 @@ class Workdir:
     """
     try:
       os.makedirs(self.path, exist_ok=True)
-      entries = set(os.listdir(self.path)) - {STOP_FILE, PLAN}
+      entries = set(os.listdir(self.path)) - {STOP_FILE, PLAN, BENCHMARK}
       # The lock is the first thing that a run makes: a kill may leave it with nothing, or half a file, beside it.
       if entries and not entries & {_LOCK, CONFIG}:
         raise ConfigError(
