@@ -52,13 +52,14 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config_lib.smoke(config)
     config.model.channels = 8
     config.model.stages = 1
-  elif variant == 'speaker':
-    config.data.train_split = '+'.join(speaker for speaker in SPEAKERS if speaker != UNHEARD)
-    config.data.eval_split = UNHEARD
+  elif variant in ('speaker', *SPEAKERS):
+    unheard = UNHEARD if variant == 'speaker' else variant
+    config.data.train_split = '+'.join(speaker for speaker in SPEAKERS if speaker != unheard)
+    config.data.eval_split = unheard
     config.task.warp = config.task.pace = 0.15
     config.task.gain_db = config.task.tilt_db = 6.0
     config.model.dropout = 0.2
     config.optimizer.learning_rate = 3e-3
   elif variant:
-    raise ConfigError(f'unknown variant {variant!r} of spoken_digits_cnn. Known: smoke, speaker')
+    raise ConfigError(f'unknown variant {variant!r} of spoken_digits_cnn. Known: smoke, speaker, {", ".join(SPEAKERS)}')
   return config
