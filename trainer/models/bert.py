@@ -11,6 +11,7 @@ Dimensions: B batch, T places, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
-from trainer.models import parts
+from trainer.models import parts, remat
 from trainer.models.attention import Attention
 
 # size: (layers, model width, heads); the hidden layer of a block is four times as wide as the model. Section 3.
@@ -35,6 +36,7 @@ FIELDS: dict[str, Field] = {
     at_least(0), fixed=True,
   ),
   'dropout': Field(0.1, 'share dropped of the embedding, of attention, and of what half a block adds', fraction),
+  **remat.FIELDS,
 }  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   outputs of a text are those of its first place, through a dense layer and a tanh.
 
   Raises:
-    ConfigError: the inputs are not ids, or the heads do not divide the width.
+    ConfigError: the inputs are not ids, the heads do not divide the width, or dropout is asked of blockwise attention.
   """
   inputs = parts.inputs('bert', input_spec, rank=1)
   if 'int' not in inputs.dtype:
@@ -57,6 +59,8 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     given or size for given, size in zip((fields.layers, fields.width, fields.heads), SIZES[fields.size], strict=True)
   )
   parts.check_heads(heads, width)
+  if fields.attention == 'blockwise' and fields.dropout:
+    raise ConfigError("model.attention='blockwise' has no dropout: set model.dropout=0, or model.attention='plain'")
   tokens = keras.layers.ReversibleEmbedding(
     fields.vocabulary or units, width, embeddings_initializer=_initializer(), reverse_dtype='float32', name='tokens'
   )
@@ -64,11 +68,8 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
   x = Places(name='embedding')(tokens(inputs))
   x = parts.dropout(fields, _norm('embedding')(x), 'embedding')
   for i in range(1, layers + 1):
-    y = [_dense(width, f'block{i}_attention_{part}')(x) for part in ('query', 'key', 'value')]
-    y = Attention(heads, dropout=fields.dropout, name=f'block{i}_attention_core')(y, key_mask=there)
-    x = _added(fields, x, _dense(width, f'block{i}_attention_out')(y), f'block{i}_attention')
-    y = _dense(_EXPANSION * width, f'block{i}_mlp_in', 'gelu')(x)
-    x = _added(fields, x, _dense(width, f'block{i}_mlp_out')(y), f'block{i}_mlp')
+    made = functools.partial(_block, fields, width, heads, f'block{i}')
+    x = remat.block(made, [x, there], f'block{i}', fields.remat == 'none')
   if fields.vocabulary:
     x = _dense(width, 'pooler', 'tanh')(parts.FirstToken(name='first')(x))
     outputs = parts.head(units, kernel_initializer=_initializer())(parts.dropout(fields, x, 'pooler'))
@@ -76,6 +77,16 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     x = _norm('transform')(_dense(width, 'transform', 'gelu')(x))
     outputs = Bias(dtype='float32', name='head')(tokens(x, reverse=True))
   return keras.Model(inputs, outputs, name='bert')
+
+
+def _block(fields: Any, width: int, heads: int, name: str, x: Any, there: Any) -> Any:
+  """[B, T, D] -> [B, T, D]; `there` bool [B, T] has the places that others may look at."""
+  y = [_dense(width, f'{name}_attention_{part}')(x) for part in ('query', 'key', 'value')]
+  core = Attention(heads, dropout=fields.dropout, blocks=fields.attention == 'blockwise', name=f'{name}_attention_core')
+  y = core(y, key_mask=there)
+  x = _added(fields, x, _dense(width, f'{name}_attention_out')(y), f'{name}_attention')
+  y = _dense(_EXPANSION * width, f'{name}_mlp_in', 'gelu')(x)
+  return _added(fields, x, _dense(width, f'{name}_mlp_out')(y), f'{name}_mlp')
 
 
 def _dense(units: int, name: str, activation: str | None = None) -> keras.layers.Dense:

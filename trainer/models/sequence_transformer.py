@@ -14,7 +14,7 @@ import keras
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
-from trainer.models import parts, vit
+from trainer.models import parts, remat, vit
 
 FIELDS: dict[str, Field] = {
   'vocabulary': Field(
@@ -30,6 +30,7 @@ FIELDS: dict[str, Field] = {
     fixed=True,
   ),
   'dropout': Field(0.0, 'share dropped of the places, behind each dense layer of a block, and of the vector', fraction),
+  **remat.FIELDS,
 }
 
 

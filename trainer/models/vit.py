@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
-from trainer.models import parts
+from trainer.models import parts, remat
 from trainer.models.attention import Attention
 
 # size: (layers, model width, heads); the hidden layer of a block is four times as wide as the model
@@ -54,6 +54,7 @@ FIELDS: dict[str, Field] = {
   'stochastic_depth': Field(
     0.0, 'share of the examples that leave out a half of the last block; earlier ones are left out less', fraction
   ),
+  **remat.FIELDS,
 }
 
 
@@ -101,7 +102,7 @@ def block(
   """One block, [B, T, D] -> [B, T, D].
 
   Args:
-    fields: has `dropout`.
+    fields: has `dropout`, `attention` and `remat`.
     x: tokens.
     width: D.
     heads: attention heads, a divisor of D.
@@ -109,15 +110,20 @@ def block(
     drop: share of the examples that leave a half of it out.
     key_mask: bool [B, T], the tokens that others may look at; None: all.
   """
-  x = _attention(fields, x, width, heads, drop, key_mask, f'{name}_attention')
-  return _dense(fields, x, width, drop, f'{name}_mlp')
+
+  def made(x: Any, there: Any | None = None) -> Any:
+    x = _attention(fields, x, width, heads, drop, there, f'{name}_attention')
+    return _dense(fields, x, width, drop, f'{name}_mlp')
+
+  return remat.block(made, [x] if key_mask is None else [x, key_mask], name, fields.remat == 'none')
 
 
 def _attention(fields: Any, x: Any, width: int, heads: int, drop: float, key_mask: Any, name: str) -> Any:
   """The first half of a block: x + attention(norm(x)), [B, T, D]."""
   y = keras.layers.LayerNormalization(epsilon=EPSILON, name=f'{name}_norm')(x)
   query, key, value = (keras.layers.Dense(width, name=f'{name}_{part}')(y) for part in ('query', 'key', 'value'))
-  y = Attention(heads, name=f'{name}_core')([query, key, value], key_mask=key_mask)
+  blocks = fields.attention == 'blockwise'
+  y = Attention(heads, blocks=blocks, name=f'{name}_core')([query, key, value], key_mask=key_mask)
   y = parts.dropout(fields, keras.layers.Dense(width, name=f'{name}_out')(y), f'{name}_out')
   return _add(x, y, drop, name)
 
