@@ -19,7 +19,7 @@ from trainer import models, tasks, tokens
 from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least, fraction, nearest, one_of
-from trainer.optim import optimizers, schedules, sharding
+from trainer.optim import optimizers, rounding, schedules, sharding
 
 # Field(default, meaning, rule, fixed=True where a change on resume would break the run)
 SECTIONS: dict[str, dict[str, Field]] = {
@@ -75,6 +75,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'decay_all': Field(False, 'weight decay on biases and normalisation too'),
     'clip_norm': Field(0.0, 'largest global L2 norm of the gradient; 0: no clipping', at_least(0)),
     'ema_decay': Field(0.0, 'decay per step of the averaged weights, which are evaluated; 0: none', fraction, fixed=True),
+    'moment_dtype': Field('float32', "dtype in which the optimizer's moments are kept; in bfloat16 they are rounded up or down at random", one_of(*rounding.DTYPES), fixed=True),
+    'ema_dtype': Field('float32', 'the same of the averaged weights', one_of(*rounding.DTYPES), fixed=True),
     'shard_state': Field(False, 'each replica keeps 1/N of the moments, of the averaged weights and of the float32 weights, instead of all'),
     'options': Field(
       '', "further arguments of the Keras optimizer as JSON, e.g. '{\"momentum\": 0.9}'", optimizers.check_options

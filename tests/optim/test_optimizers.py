@@ -16,6 +16,7 @@ def settings(**changes):
     'name': 'adamw', 'learning_rate': 0.01, 'schedule': 'cosine', 'warmup_steps': 3, 'decay_steps': 0,
     'end_factor': 0.0,
     'decay_rate': 0.1, 'boundaries': (), 'power': 1.0, 'weight_decay': 0.1, 'decay_all': False, 'options': '',
+    'moment_dtype': 'float32',
   }  # fmt: skip
   return SimpleNamespace(**{**fields, **changes})
 

@@ -104,13 +104,14 @@ def train(
   block: int = 50, spike: float = 1.0, spike_at: int = 325,
   spike_deviations: float = 0.0, on_spike: str = 'skip', clip_norm: float = 0.5,
   on=None, shard: bool = False, optimizer: str = 'adamw', first: int = 0,
+  dtype: str = 'float32',
 ) -> SimpleNamespace:  # fmt: skip
   """Trains and returns rows [steps, M], state, step and strategy."""
   where = on or strategy(replicas)
   optimizer_config = SimpleNamespace(
     name=optimizer, learning_rate=0.01, schedule='cosine', warmup_steps=5, decay_steps=0, end_factor=0.0,
     decay_rate=0.1, boundaries=(), power=1.0, weight_decay=0.1, decay_all=False, options='',
-    clip_norm=clip_norm, ema_decay=0.9,
+    clip_norm=clip_norm, ema_decay=0.9, moment_dtype=dtype, ema_dtype=dtype,
   )  # fmt: skip
   config = SimpleNamespace(
     seed=3,
@@ -133,7 +134,7 @@ def train(
       split = Sharding(net, replicas=where.num_replicas_in_sync, first=first) if shard else None
       built = optimizers.create(optimizer_config, 100, variables, split.masters if split else None)
       scale = FIRST_LOSS_SCALE if policy == 'mixed_float16' else 1.0
-      state = TrainState(net, built, ema=True, loss_scale=scale, sharding=split)
+      state = TrainState(net, built, ema=True, loss_scale=scale, ema_dtype=dtype, sharding=split)
     step = TrainStep(config, where, state, Task(), SimpleNamespace(policy=policy, xla=xla))
     # Example 5 + 10 x 32 is in the first replica's part of batch 10 (and 42, 74 ...: each 1024 examples).
     dataset = where.distribute_datasets_from_function(

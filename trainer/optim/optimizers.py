@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import named, nearest
-from trainer.optim import schedules, sharding
+from trainer.optim import rounding, schedules, sharding
 
 # What the harness does itself, after the reduction, and so must not be done a second time by Keras.
 _OURS = {
@@ -48,6 +48,7 @@ class ReplicaLocal(keras.optimizers.Optimizer):
   def __init__(self, *args, **kwargs):
     super().__init__(*args, **kwargs)
     self.slots: dict[int, int] = {}  # id of a variable that is like a trainable one -> which one that is
+    self.moment_dtype = 'float32'
     # Keras' counter takes the first replica's value by a collective; ours is counted on each replica alike.
     self._untrack_variable(self._iterations)
     self._iterations: keras.Variable = keras.Variable(
@@ -62,12 +63,41 @@ class ReplicaLocal(keras.optimizers.Optimizer):
     finally:
       self._rate = None
 
-  def add_variable_from_reference(self, reference_variable, *args, **kwargs):
+  def add_variable_from_reference(self, reference_variable, name=None, initializer='zeros'):
     is_slice = getattr(reference_variable, 'synchronization', '') == 'on_read'
     with sharding.on_each_replica() if is_slice else contextlib.nullcontext():
-      made = super().add_variable_from_reference(reference_variable, *args, **kwargs)
+      if self.moment_dtype == 'float32':
+        made = super().add_variable_from_reference(reference_variable, name, initializer)
+      else:
+        made = self._rounded(reference_variable, f'{reference_variable.path.replace("/", "_")}_{name}', initializer)
     self.slots[id(made)] = self._get_variable_index(reference_variable)
     return made
+
+  def _rounded(self, reference: keras.Variable, name: str, initializer: Any) -> keras.Variable:
+    with keras.name_scope(self.name, caller=self):
+      made = rounding.Rounded(
+        keras.initializers.get(initializer), reference.shape, name=name, clock=self._iterations, number=len(self.slots)
+      )
+    self._track_variable(made)
+    return made
+
+  def assign(self, variable, value):
+    if isinstance(variable, rounding.Rounded):
+      variable.assign(value)
+    else:
+      super().assign(variable, value)
+
+  def assign_add(self, variable, value):
+    if isinstance(variable, rounding.Rounded):
+      variable.assign(variable.value + value)
+    else:
+      super().assign_add(variable, value)
+
+  def assign_sub(self, variable, value):
+    if isinstance(variable, rounding.Rounded):
+      variable.assign(variable.value - value)
+    else:
+      super().assign_sub(variable, value)
 
   def _get_current_learning_rate(self):
     return super()._get_current_learning_rate() if self._rate is None else self._rate
@@ -158,6 +188,7 @@ def create(
     optimizer = local(learning_rate=schedules.create(config, total_steps), name=config.name, **kwargs)
   except (TypeError, ValueError) as error:
     raise ConfigError(f'optimizer.options={config.options!r}: {str(error).splitlines()[0]}') from error
+  optimizer.moment_dtype = config.moment_dtype
   if not config.decay_all:
     pairs = zip(variables, masters or variables, strict=True)
     optimizer.exclude_from_weight_decay(var_list=[updated for v, updated in pairs if len(v.shape) < 2])

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.optim.rounding import stored
 
 # Optimizers whose update of a part of a variable is no part of its update, and one that Keras cannot build for parts.
 UNABLE = {
@@ -98,10 +99,10 @@ class Sharding:
 
   def _buckets(self) -> list[list[int]]:
     found: list[list[int]] = []
-    for dtype in dict.fromkeys(p.value.dtype for p in self.parameters):
+    for dtype in dict.fromkeys(stored(p).dtype for p in self.parameters):
       room = 0
       for index, parameter in enumerate(self.parameters):
-        if parameter.value.dtype == dtype:
+        if stored(parameter).dtype == dtype:
           size = self.sizes[index] * self.replicas
           if size > room:
             found.append([])
@@ -131,7 +132,7 @@ class Sharding:
   def joined(self, variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
     """Slices of all parameters -> [S] per bucket, in the dtype in which the bucket's parameters are stored."""
     return [
-      tf.cast(tf.concat([variables[i].value for i in bucket], 0), self.parameters[bucket[0]].value.dtype)
+      tf.cast(tf.concat([variables[i].value for i in bucket], 0), stored(self.parameters[bucket[0]]).dtype)
       for bucket in self.buckets
     ]
 
@@ -150,7 +151,7 @@ class Sharding:
     flat = np.pad(np.asarray(array, np.float32).reshape(-1), (0, self._padding(index)))
     rows = flat.reshape(self.replicas, -1)
     for place, component in enumerate(components(variable)):
-      component.assign(rows[self._first + place])
+      component.assign(tf.cast(rows[self._first + place], component.dtype))
 
   def cut(self, together: np.ndarray, bucket: Sequence[int]) -> Iterator[np.ndarray]:
     """[N, S] of a bucket -> an array of each of its parameters' shapes."""
@@ -182,7 +183,7 @@ def _shorten(model: keras.Model) -> None:
 
 def components(variable: keras.Variable) -> tuple[tf.Variable, ...]:
   """A variable's copies on the replicas of this process; called outside of them."""
-  value = variable.value
+  value = stored(variable)
   # Another strategy than the variable's own, such as the default one outside of its scope, would not take it apart.
   strategy = getattr(value, 'distribute_strategy', None) or tf.distribute.get_strategy()
   return strategy.experimental_local_results(value)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.optim.rounding import stored
 from trainer.optim.sharding import Sharding
 
 
@@ -54,7 +55,7 @@ class Slices:
     self._function(slices, lambda: self._strategy.run(replica))()
 
   def wholes(self, slices: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Slices of all parameters -> arrays of the parameters' shapes; a bucket at a time."""
+    """Slices of all parameters -> arrays of the parameters' shapes, in the slices' dtype; a bucket at a time."""
     found: list[Any] = [None] * len(slices)
     for bucket in self._sharding.buckets:
       sent = [slices[index] for index in bucket]
@@ -65,7 +66,7 @@ class Slices:
       gathered = self._function(sent, lambda replica=replica: self._strategy.run(replica), 'whole')()
       together = self._strategy.experimental_local_results(gathered)[0].numpy()
       for index, whole in zip(bucket, self._sharding.cut(together, bucket), strict=True):
-        found[index] = whole
+        found[index] = whole.astype(stored(slices[index]).dtype.as_numpy_dtype, copy=False)
     return found
 
   def _function(self, variables: Sequence[keras.Variable], body: Any, what: str = '') -> Any:

@@ -164,7 +164,14 @@ def _state(config, model: keras.Model, how: precision.Precision, replicas: int, 
   masters = split.masters if split else None
   optimizer = optimizers.create(config.optimizer, config.train.steps, variables, masters)
   loss_scale = FIRST_LOSS_SCALE if how.policy == 'mixed_float16' else 1.0
-  return TrainState(model, optimizer, ema=config.optimizer.ema_decay > 0, loss_scale=loss_scale, sharding=split)
+  return TrainState(
+    model,
+    optimizer,
+    ema=config.optimizer.ema_decay > 0,
+    loss_scale=loss_scale,
+    ema_dtype=config.optimizer.ema_dtype,
+    sharding=split,
+  )
 
 
 def _digest(config, how: precision.Precision) -> int:

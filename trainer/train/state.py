@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.optim.rounding import Rounded, stored
 from trainer.optim.sharding import Sharding, components
 from trainer.train.collectives import Slices
 
@@ -61,6 +62,7 @@ class TrainState:
     *,
     ema: bool,
     loss_scale: float,
+    ema_dtype: str = 'float32',
     sharding: Sharding | None = None,
   ):
     """Args:
@@ -68,13 +70,14 @@ class TrainState:
     optimizer: built for the model's trainable variables, or for the masters of the sharding.
     ema: whether to keep an exponential moving average of the trainable variables.
     loss_scale: first loss scale; 1.0 where none is needed.
+    ema_dtype: in which the average is kept.
     sharding: where each replica has only a slice of what is kept beside the weights.
     """
     self.model, self.optimizer, self.sharding, self.progress = model, optimizer, sharding, Progress()
     self.trainable: list[keras.Variable] = model.trainable_variables
     # What the optimizer updates.
     self.masters = sharding.masters if sharding else self.trainable
-    self.ema = [self._average(index) for index in range(len(self.trainable))] if ema else []
+    self.ema = [self._average(index, ema_dtype) for index in range(len(self.trainable))] if ema else []
     self.loss_scale = _variable(loss_scale, 'loss_scale')
     self.good_steps = _variable(0, 'good_steps', dtype='int32')
     self.spike = [_variable(0.0, f'spike_{name}') for name in _SPIKE]
@@ -91,14 +94,17 @@ class TrainState:
     self._add('spike', self.spike, list(_SPIKE))
     self._travel = Slices(tf.distribute.get_strategy(), sharding) if sharding else None
 
-  def _average(self, index: int) -> keras.Variable:
-    parameter = self.trainable[index]
-    if not self.sharding:
-      # Given a tf.Variable, Keras would make no other, but take that for the average itself.
-      return _variable(_alias(parameter).copy(), f'ema_{parameter.name}')
-    average = self.sharding.variable(index, f'ema_{parameter.name}')
-    for own, master in zip(components(average), components(self.masters[index]), strict=True):
-      own.assign(master)
+  def _average(self, index: int, dtype: str) -> keras.Variable:
+    parameter, master = self.trainable[index], self.masters[index]
+    name, on_read = f'ema_{parameter.name}', {'synchronization': 'on_read'} if self.sharding else {}
+    if dtype == 'float32':
+      average = keras.Variable('zeros', shape=master.shape, dtype=dtype, trainable=False, name=name, **on_read)
+    else:
+      # Numbers behind those of the optimizer's variables.
+      number = len(self.optimizer.variables) + index
+      average = Rounded('zeros', master.shape, name=name, clock=self.optimizer.iterations, number=number, **on_read)
+    for own, weight in zip(components(average), components(master), strict=True):
+      own.assign(tf.cast(weight, own.dtype))
     return average
 
   def _add(
@@ -114,7 +120,7 @@ class TrainState:
 
   def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> (shape, dtype) of each variable as a whole, to hold a checkpoint against."""
-    return {name: (tuple(self._whole(name).shape), str(v.dtype)) for name, v in self.variables.items()}
+    return {name: (tuple(self._whole(name).shape), stored(v).dtype.name) for name, v in self.variables.items()}
 
   def _whole(self, name: str) -> keras.Variable:
     """A variable of the shape that this one has as a whole."""
@@ -206,8 +212,7 @@ def as_computed(variable: keras.Variable) -> tf.Tensor:
 
 def _bytes(variable: keras.Variable) -> int:
   """Of one replica's copy."""
-  stored = variable.value
-  return int(stored.shape.num_elements()) * stored.dtype.size
+  return int(stored(variable).shape.num_elements()) * stored(variable).dtype.size
 
 
 def _variable(value, name: str, dtype: str = 'float32') -> keras.Variable:
@@ -217,7 +222,7 @@ def _variable(value, name: str, dtype: str = 'float32') -> keras.Variable:
 
 def _alias(variable: keras.Variable) -> np.ndarray:
   """The value of this process's first copy, without copying it where it is in host memory."""
-  local = tf.distribute.get_strategy().experimental_local_results(variable.value)[0]
+  local = components(variable)[0]
   # Half the time of read_value(), which is Python around the same op.
   return np.asarray(tf.raw_ops.ReadVariableOp(resource=local.handle, dtype=local.dtype)._numpy())
 
