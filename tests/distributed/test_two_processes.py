@@ -17,7 +17,7 @@ CASES = {
   'plain': {'norm': 'group'},
   'micro': {'norm': 'group', 'micro_batches': 4},
   'synchronized': {'norm': 'sync_batch'},
-  'sliced': {'norm': 'group', 'shard': True},
+  'sliced': {'norm': 'group', 'shard': True, 'bucket': 100},
   'overflow': {'policy': 'mixed_float16', 'spike': 1e4, 'steps': 30},
 }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from types import SimpleNamespace
+from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.optim import optimizers
+from trainer.optim import optimizers, sharding
 from trainer.optim.sharding import Sharding
 from trainer.train.state import TrainState
 from trainer.train.step import FIRST_LOSS_SCALE, FIXED_SUMS, TrainStep
@@ -104,9 +105,9 @@ def train(
   block: int = 50, spike: float = 1.0, spike_at: int = 325,
   spike_deviations: float = 0.0, on_spike: str = 'skip', clip_norm: float = 0.5,
   on=None, shard: bool = False, optimizer: str = 'adamw', first: int = 0,
-  dtype: str = 'float32',
+  dtype: str = 'float32', bucket: int = 0,
 ) -> SimpleNamespace:  # fmt: skip
-  """Trains and returns rows [steps, M], state, step and strategy."""
+  """Trains and returns rows [steps, M], state, step and strategy; `bucket`: elements that travel together."""
   where = on or strategy(replicas)
   optimizer_config = SimpleNamespace(
     name=optimizer, learning_rate=0.01, schedule='cosine', warmup_steps=5, decay_steps=0, end_factor=0.0,
@@ -131,7 +132,8 @@ def train(
     with where.scope():
       net = model(norm, dropout)
       variables = list(net.trainable_variables)
-      split = Sharding(net, replicas=where.num_replicas_in_sync, first=first) if shard else None
+      with mock.patch.object(sharding, '_BUCKET_ELEMENTS', bucket or sharding._BUCKET_ELEMENTS):
+        split = Sharding(net, replicas=where.num_replicas_in_sync, first=first) if shard else None
       built = optimizers.create(optimizer_config, 100, variables, split.masters if split else None)
       scale = FIRST_LOSS_SCALE if policy == 'mixed_float16' else 1.0
       state = TrainState(net, built, ema=True, loss_scale=scale, ema_dtype=dtype, sharding=split)

@@ -31,6 +31,14 @@ def test_losses_and_state_are_those_of_a_whole_state(replicas, xla):
     np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_how_much_travels_together_changes_nothing():
+  one, many = run(2, True, xla=True), run(2, True, bucket=100)
+  assert len(one.state.sharding.buckets) == 1 and len(many.state.sharding.buckets) > 2
+  np.testing.assert_allclose(losses(many), losses(one), rtol=1e-5)
+  for name, array in one.state.snapshot().items():
+    np.testing.assert_allclose(many.state.snapshot()[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize('policy', ['mixed_bfloat16', 'mixed_float16'])
 def test_weights_live_in_the_dtype_that_is_computed_with(policy):
   whole, sliced = run(2, False, policy=policy), run(2, True, policy=policy)
