@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer import config as config_lib
 from trainer import main
 from trainer.errors import ConfigError
-from trainer.plan import chips, making, tpu
+from trainer.plan import chips, compiler, making
 from trainer.runtime import cluster
 from trainer.train import session
 from trainer.train.workdir import Workdir
@@ -89,7 +89,9 @@ def test_the_mode_writes_a_file(tmp_path, capsys):
   ('target', 'message'),
   [
     ('v5', "no chip that a plan can be made for; did you mean 'v5e'"),
-    ('h100:8', 'no GPUs yet'),
+    ('h100', "must be a GPU and how many of them, e.g. 'h100:8'"),
+    ('h100:2x2', 'must be a GPU and how many of them'),
+    ('h10', "did you mean 'h100'"),
     ('v5e', "must be a kind and a slice, e.g. 'v5e:2x2'"),
     ('v5e:0x2', 'must be a kind and a slice'),
     ('v5e:2x2x1', "a slice of v5e is written like 'v5e:2x2'"),
@@ -104,12 +106,14 @@ def test_targets_that_are_none(target, message):
 
 def test_targets():
   assert chips.target('v5e:4x4').chips == 16
+  eight = chips.target('h100:8')
+  assert eight.chips == 8 and eight.chip.device == 'gpu'
   one = chips.target('v4:1')
   assert one.chips == 1 and one.topology == '2x2x1'
 
 
 def test_what_a_tpu_or_its_compiler_refuses(monkeypatch):
-  monkeypatch.setattr(tpu, 'check', lambda: None)
+  monkeypatch.setattr(compiler, 'check', lambda target: None)
   with pytest.raises(ConfigError, match=r'is not divisible by 16 replicas'):
     making.make(config(), 'v5e:4x4')
   with pytest.raises(ConfigError, match='a TPU computes in bfloat16'):
@@ -119,9 +123,11 @@ def test_what_a_tpu_or_its_compiler_refuses(monkeypatch):
 
 
 def test_a_compiler_that_is_missing_or_of_another_version(monkeypatch):
-  monkeypatch.setattr(tpu.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(compiler.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ConfigError, match=r"pip install 'tf-trainer\[plan-tpu\]'"):
     making.make(config(), 'v5e:1')
-  monkeypatch.setattr(tpu.importlib.metadata, 'version', lambda name: '0.9.1')
+  with pytest.raises(ConfigError, match=r"pip install 'tf-trainer\[plan-gpu\]'"):
+    making.make(config(), 'h100:8')
+  monkeypatch.setattr(compiler.importlib.metadata, 'version', lambda name: '0.9.1')
   with pytest.raises(ConfigError, match=r'needs jax 0\.10\.x, and 0\.9\.1 is installed'):
     making.make(config(), 'v5e:1')

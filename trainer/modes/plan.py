@@ -78,7 +78,9 @@ def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
       (
         'step',
         f'{target["bound"]}-bound; by the compiler, which counts loops once, {_flop(target["flops_loops_once"])} and '
-        f'{words.size(target["accessed_bytes_loops_once"])} moved',
+        f'{words.size(target["accessed_bytes_loops_once"])} moved'
+        if target['bound']
+        else 'this compiler counts no operations, and no bytes that are moved',
       ),
       ('collectives', ', '.join(collectives) or 'none'),
       (

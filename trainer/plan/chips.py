@@ -18,13 +18,64 @@ class Chip:
     memory_bytes: of high-bandwidth memory.
     peak_flops: dense bfloat16 operations per second.
     bandwidth: bytes per second from that memory.
-    topology: the smallest slice that the compiler knows.
+    topology: of a TPU the smallest slice that the compiler knows; of a GPU ''.
+    description: of a GPU what its compiler wants to know, in the form of XLA's GpuTargetConfigProto.
   """
 
   memory_bytes: int
   peak_flops: float
   bandwidth: float
   topology: str
+  description: str = ''
+
+  @property
+  def device(self) -> str:
+    """'tpu' or 'gpu'."""
+    return 'gpu' if self.description else 'tpu'
+
+
+def _gpu(
+  memory_bytes: int,
+  peak_flops: float,
+  bandwidth: float,
+  *,
+  capability: tuple[int, int],
+  cores: int,
+  lanes: int,
+  shared_kib: int,
+  cache_mib: int,
+  gigahertz: float,
+) -> Chip:
+  """A GPU of NVIDIA's.
+
+  Args:
+    memory_bytes: as Chip has it, like the next two.
+    peak_flops: dense bfloat16 operations per second.
+    bandwidth: bytes per second.
+    capability: compute capability.
+    cores: streaming multiprocessors.
+    lanes: float32 units of each.
+    shared_kib: shared memory of each; a block of threads may ask for one less.
+    cache_mib: level 2.
+    gigahertz: at most.
+  """
+  threads = 1536 if capability == (8, 9) else 2048
+  description = f"""
+    gpu_device_info {{
+      cuda_compute_capability {{ major: {capability[0]} minor: {capability[1]} }}
+      core_count: {cores} fpus_per_core: {lanes} clock_rate_ghz: {gigahertz}
+      device_memory_size: {memory_bytes} memory_bandwidth: {int(bandwidth)} l2_cache_size: {cache_mib * 2**20}
+      shared_memory_per_core: {shared_kib * 1024} shared_memory_per_block_optin: {(shared_kib - 1) * 1024}
+      shared_memory_per_block: 49152 registers_per_core_limit: 65536 registers_per_block_limit: 65536
+      threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: {threads}
+      block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+    }}
+    platform_name: "CUDA"
+    dnn_version_info {{ major: 9 minor: 8 }}
+    runtime_version {{ major: 13 }}
+    device_description_str: "compute capability {capability[0]}.{capability[1]}"
+  """
+  return Chip(memory_bytes, peak_flops, bandwidth, '', description)
 
 
 # cloud.google.com/tpu/docs/v4, v5e and v6e, 'System architecture', as of 2025.
@@ -34,6 +85,24 @@ TPUS: dict[str, Chip] = {
   'v6e': Chip(32 * 2**30, 918e12, 1640e9, '2x2'),
 }
 
+# NVIDIA's data sheets (SXM where there is that; peaks without sparsity), and the table of compute capabilities in the
+# CUDA C++ Programming Guide.
+GPUS: dict[str, Chip] = {
+  'a100': _gpu(
+    80 * 10**9, 312e12, 2039e9, capability=(8, 0), cores=108, lanes=64, shared_kib=164, cache_mib=40, gigahertz=1.41
+  ),
+  'h100': _gpu(
+    80 * 10**9, 989e12, 3350e9, capability=(9, 0), cores=132, lanes=128, shared_kib=228, cache_mib=50, gigahertz=1.98
+  ),
+  'h200': _gpu(
+    141 * 10**9, 989e12, 4800e9, capability=(9, 0), cores=132, lanes=128, shared_kib=228, cache_mib=50, gigahertz=1.98
+  ),
+  'l4': _gpu(
+    24 * 10**9, 121e12, 300e9, capability=(8, 9), cores=58, lanes=128, shared_kib=100, cache_mib=48, gigahertz=2.04
+  ),
+}
+CHIPS = {**TPUS, **GPUS}
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -41,9 +110,10 @@ class Target:
 
   Attributes:
     name: as it was asked for.
-    kind: a key of TPUS.
+    kind: a key of CHIPS.
     chip: what one can do.
-    topology: as the compiler names the slice, e.g. '4x4'; for one chip that of the smallest slice, of which it is one.
+    topology: as the compiler names the slice, e.g. '4x4'; for one TPU that of the smallest slice, of which it is one.
+      GPUs are all in one machine.
     chips: how many take part.
   """
 
@@ -55,18 +125,22 @@ class Target:
 
 
 def target(name: str) -> Target:
-  """The chips that `--target` names: 'v5e:4x4', 'v4:2x2x1', or 'v5e:1' for one.
+  """The chips that `--target` names: 'v5e:4x4', 'v4:2x2x1', 'v5e:1' for one; 'h100:8' for eight GPUs of a machine.
 
   Raises:
     ConfigError: there is no such kind or slice.
   """
   kind, _, shape = name.partition(':')
-  if kind not in TPUS:
+  if kind not in CHIPS:
     raise ConfigError(
-      f'--target={name!r} is no chip that a plan can be made for{nearest(kind, TPUS)} Known: {", ".join(sorted(TPUS))} '
-      '(no GPUs yet)'
+      f'--target={name!r} is no chip that a plan can be made for{nearest(kind, CHIPS)} '
+      f'Known: {", ".join(sorted(CHIPS))}'
     )
-  chip = TPUS[kind]
+  chip = CHIPS[kind]
+  if chip.device == 'gpu':
+    if not re.fullmatch(r'[1-9]\d{0,2}', shape):
+      raise ConfigError(f"--target={name!r} must be a GPU and how many of them, e.g. '{kind}:8'")
+    return Target(name, kind, chip, f'1x1x{shape}', int(shape))
   if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*){0,2}', shape):
     raise ConfigError(f"--target={name!r} must be a kind and a slice, e.g. '{kind}:{chip.topology}', or '{kind}:1'")
   chips = math.prod(map(int, shape.split('x')))

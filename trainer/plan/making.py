@@ -15,7 +15,7 @@ import tensorflow as tf
 from trainer import config as config_lib
 from trainer.data.pipeline import Pipeline
 from trainer.errors import ConfigError
-from trainer.plan import chips, hlo, tpu
+from trainer.plan import chips, compiler, hlo
 from trainer.plan.lowering import Lowered
 from trainer.report import words
 from trainer.runtime import cluster, precision
@@ -41,8 +41,8 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
   """
   if target_name:
     target = chips.target(target_name)
-    tpu.check()
-    replicas, kind = target.chips, 'tpu'
+    compiler.check(target)
+    replicas, kind = target.chips, target.chip.device
   else:
     target, where = None, cluster.discover(config)
     replicas, kind = where.replicas, where.device_kind
@@ -102,8 +102,8 @@ def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> sessi
     planned.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
     if kind == 'tpu':
       precision.choose(config, cluster.Cluster('tpu', 'a plan', 'tpu', 1))  # refuses what a TPU cannot do
-      if config.precision.policy == 'auto':
-        planned.precision.policy = 'mixed_bfloat16'
+    if kind != 'cpu' and config.precision.policy == 'auto':
+      planned.precision.policy = 'mixed_bfloat16'  # which all of the chips take that are in the table
     planned.precision.xla = 'on'
   where = cluster.Cluster('one', 'a plan', 'cpu', 1)
   with tf.device('CPU:0'):
@@ -156,8 +156,8 @@ def _compiled(serialized: bytes, target: chips.Target, flops: float) -> dict[str
   """The step as the target's compiler makes it, per chip; `flops` are those of its products."""
   about = {'name': target.name, 'chips': target.chips, 'memory_bytes': target.chip.memory_bytes}
   try:
-    found = tpu.compiled(serialized, target)
-  except tpu.DoesNotFit as error:
+    found = compiler.compiled(serialized, target)
+  except compiler.DoesNotFit as error:
     return {**about, 'fits': False, 'compiler': str(error)}
   return {
     **about,
@@ -170,9 +170,16 @@ def _compiled(serialized: bytes, target: chips.Target, flops: float) -> dict[str
     'flops_loops_once': found.flops,
     'accessed_bytes_loops_once': found.accessed_bytes,
     'collectives': hlo.Program(found.text).collectives(),
-    'flops_per_byte': flops / found.accessed_bytes,
-    'bound': 'compute' if flops / target.chip.peak_flops > found.accessed_bytes / target.chip.bandwidth else 'memory',
+    'flops_per_byte': flops / found.accessed_bytes if found.accessed_bytes else None,
+    'bound': _bound(flops, found.accessed_bytes, target.chip),
   }
+
+
+def _bound(flops: float, accessed_bytes: float | None, chip: chips.Chip) -> str | None:
+  """What a step waits for, if all goes at the peak."""
+  if accessed_bytes is None:
+    return None
+  return 'compute' if flops / chip.peak_flops > accessed_bytes / chip.bandwidth else 'memory'
 
 
 def _estimate(config: ml_collections.ConfigDict, plan: dict[str, Any], target: chips.Target | None) -> dict[str, Any]:
@@ -180,7 +187,7 @@ def _estimate(config: ml_collections.ConfigDict, plan: dict[str, Any], target: c
   if not target or 'argument_bytes' not in plan['target']:
     return {'step_seconds': None, 'days': None}
   by_compute = plan['flops_per_step_and_replica'] / target.chip.peak_flops / ASSUMED_MFU
-  by_memory = plan['target']['accessed_bytes_loops_once'] / target.chip.bandwidth
+  by_memory = (plan['target']['accessed_bytes_loops_once'] or 0.0) / target.chip.bandwidth
   seconds = max(by_compute, by_memory)
   return {
     'assumed_mfu': ASSUMED_MFU,

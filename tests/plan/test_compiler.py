@@ -1,12 +1,17 @@
-"""The compiler for TPUs takes the step, for one chip and for a slice; the numbers are those of its parts."""
+"""The compilers take the step, for one chip and for several; the numbers are those of its parts."""
+
+import importlib.util
 
 import pytest
 
 from tests.plan.test_making import config
 from trainer.errors import ConfigError
-from trainer.plan import making, tpu
+from trainer.plan import compiler, making
 
-pytest.importorskip('libtpu', reason='the compiler for TPUs is not installed')
+needs_tpu = pytest.mark.skipif(not importlib.util.find_spec('libtpu'), reason='the compiler for TPUs is not installed')
+needs_gpu = pytest.mark.skipif(
+  not importlib.util.find_spec('jax_cuda13_plugin'), reason='the compiler for GPUs is not installed'
+)
 
 
 @pytest.fixture(scope='module')
@@ -14,6 +19,7 @@ def one():
   return making.make(config(), 'v5e:1')
 
 
+@needs_tpu
 def test_one_chip(one):
   target, held = one['target'], one['bytes_per_replica']
   assert one['precision'] == 'mixed_bfloat16' and target['fits'] and not target['collectives']
@@ -24,6 +30,7 @@ def test_one_chip(one):
   assert one['estimate']['step_seconds'] > 0
 
 
+@needs_tpu
 def test_a_slice_has_one_all_reduce_of_all_gradients(one):
   plan = making.make(config(), 'v5e:2x2')
   assert plan['replicas'] == 4
@@ -33,16 +40,31 @@ def test_a_slice_has_one_all_reduce_of_all_gradients(one):
   assert kind == 'all-reduce' and found['count'] == 1 and gradients < found['bytes'] < gradients + 1024
 
 
+@needs_tpu
 def test_a_slice_that_the_compiler_does_not_know():
   with pytest.raises(ConfigError, match=r"--target='v5e:3x4' is no slice that the compiler knows"):
     making.make(config(), 'v5e:3x4')
 
 
+@needs_tpu
 def test_a_step_that_does_not_fit(monkeypatch):
   def refuse(*_):
-    raise tpu.DoesNotFit('RESOURCE_EXHAUSTED: Ran out of memory')
+    raise compiler.DoesNotFit('RESOURCE_EXHAUSTED: Ran out of memory')
 
-  monkeypatch.setattr(tpu, 'compiled', refuse)
+  monkeypatch.setattr(compiler, 'compiled', refuse)
   plan = making.make(config(), 'v5e:1')
   assert not plan['target']['fits']
   assert any('does not fit' in warning and 'train.micro_batches=2' in warning for warning in plan['warnings'])
+
+
+@needs_gpu
+def test_gpus():
+  plan = making.make(config(), 'h100:4')
+  target, held = plan['target'], plan['bytes_per_replica']
+  assert plan['precision'] == 'mixed_bfloat16' and plan['replicas'] == 4 and target['fits']
+  assert target['argument_bytes'] >= held['weights'] + held['optimizer'] + held['batch']
+  assert target['bound'] is None and target['accessed_bytes_loops_once'] is None
+  (kind,) = target['collectives']
+  found = target['collectives'][kind]
+  assert kind == 'all-reduce' and found['count'] == 1
+  assert held['gradients'] < found['bytes'] < held['gradients'] + 1024

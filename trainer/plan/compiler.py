@@ -1,4 +1,4 @@
-"""The compiler for TPUs, without a TPU: jax's compile-only client with the package libtpu.
+"""Compilers for hardware that is not there: jax's compile-only clients, with libtpu for TPUs, its plugin for GPUs.
 
 All private parts of jax and jaxlib that a plan needs are here. They are those of jax 0.10.
 """
@@ -31,7 +31,7 @@ class Compiled:
     output_bytes: of the results that do not lie over an argument.
     temporary_bytes: what it needs beside, at most.
     code_bytes: of itself, constants included.
-    flops: operations by its cost analysis; the body of a loop counts once.
+    flops: operations by its cost analysis; the body of a loop counts once. None where there is no such analysis.
     accessed_bytes: from and to memory, by the same.
     text: the optimised program.
   """
@@ -40,8 +40,8 @@ class Compiled:
   output_bytes: int
   temporary_bytes: int
   code_bytes: int
-  flops: float
-  accessed_bytes: float
+  flops: float | None
+  accessed_bytes: float | None
   text: str
 
   @property
@@ -53,17 +53,19 @@ class DoesNotFit(Exception):
   """The compiler gave up: the program needs more memory than the chip has. The message is its first line."""
 
 
-def check() -> None:
-  """Whether the compiler is there.
+def check(target: Target) -> None:
+  """Whether its compiler is there.
 
   Raises:
     ConfigError: it is not, or in another version.
   """
-  version = importlib.metadata.version('jax')
+  version, device = importlib.metadata.version('jax'), target.chip.device
   if not version.startswith(_JAX):
-    raise ConfigError(f"--target needs jax {_JAX}x, and {version} is installed: pip install 'tf-trainer[plan-tpu]'")
-  if importlib.util.find_spec('libtpu') is None:
-    raise ConfigError("--target needs the compiler for TPUs: pip install 'tf-trainer[plan-tpu]'")
+    raise ConfigError(
+      f"--target needs jax {_JAX}x, and {version} is installed: pip install 'tf-trainer[plan-{device}]'"
+    )
+  if importlib.util.find_spec({'tpu': 'libtpu', 'gpu': 'jax_cuda13_plugin'}[device]) is None:
+    raise ConfigError(f"--target needs the compiler for {device.upper()}s: pip install 'tf-trainer[plan-{device}]'")
 
 
 def compiled(serialized: bytes, target: Target) -> Compiled:
@@ -98,15 +100,16 @@ def compiled(serialized: bytes, target: Target) -> Compiled:
       if 'RESOURCE_EXHAUSTED' in str(error):
         raise DoesNotFit(str(error).splitlines()[0]) from error
       raise
-  memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
+  memory = executable.get_compiled_memory_stats()
+  cost = executable.cost_analysis() if target.chip.device == 'tpu' else {}
   cost = cost[0] if isinstance(cost, list) else cost
   return Compiled(
     argument_bytes=memory.argument_size_in_bytes,
     output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporary_bytes=memory.temp_size_in_bytes,
     code_bytes=memory.generated_code_size_in_bytes,
-    flops=cost['flops'],
-    accessed_bytes=cost['bytes accessed'],
+    flops=cost.get('flops'),
+    accessed_bytes=cost.get('bytes accessed'),
     text=executable.hlo_modules()[0].to_string(),
   )
 
@@ -114,7 +117,16 @@ def compiled(serialized: bytes, target: Target) -> Compiled:
 def _devices(target: Target) -> list[Any]:
   from jax.experimental import topologies
 
-  check()
+  check(target)
+  if target.chip.device == 'gpu':
+    return list(
+      topologies.get_topology_desc(
+        platform='cuda',
+        topology_name=target.topology,
+        topology=target.topology,
+        target_config=target.chip.description,
+      ).devices
+    )
   before = {name: os.environ.get(name) for name in _ENVIRONMENT}
   hangup = signal.getsignal(signal.SIGHUP)
   os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
