@@ -55,8 +55,8 @@ class Loop:
     self.total = session.config.train.steps
     self.metric: float | None = None  # of the evaluation at the current step, if there was one
     self.saved_step, self.saved_at = self.progress.step, time.monotonic()
-    # A run that may have to go back needs a checkpoint of its start.
-    self.save_asked = self.guard.rolls_back and not checkpoints.steps()
+    # A run that may have to go back needs a checkpoint of its start. All processes must want it, or none.
+    self.save_asked = self.guard.rolls_back and self.progress.step == 0
     if self.save_asked:
       self.saved_step = -1
     self.stopping = False
