@@ -2,9 +2,9 @@
 
 Command   python -m trainer --config=configs/shakespeare_bert.py --workdir=runs/shakespeare_bert
           --config.data.data_dir=DIR, a TFDS data directory in which tiny_shakespeare is prepared
-Time      11 min 37 s in all (170 ms per step) on a machine that ran the test suite beside for 8 of them; 120 ms per
-          step without
-Result    at the hidden places of the validation split 1.264 nats and .624 of the bytes right, after .349, .541 and .596
+Time      12 min 08 s in all (174 ms per step) on a machine that ran several other programs beside; 120 ms per step
+          without
+Result    at the hidden places of the validation split 1.254 nats and .625 of the bytes right, after .317, .557 and .607
           at steps 1,000, 2,000 and 3,000, and still rising. Counts of the bytes on both sides, which are never hidden
           there, have .481 with one on each side and .758 with two. With batches of 32 and a peak of 2e-3 it knew for
           1,800 steps no more than which bytes are common, and ended at .513
