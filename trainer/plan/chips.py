@@ -19,6 +19,9 @@ class Chip:
     peak_flops: dense bfloat16 operations per second.
     bandwidth: bytes per second from that memory.
     topology: of a TPU the smallest slice that the compiler knows; of a GPU ''.
+    link: bytes per second that it can send to its neighbours, over all its links together.
+    linked: chips that such links join at most.
+    network: bytes per second and chip beyond those; None where its maker does not say.
     description: of a GPU what its compiler wants to know, in the form of XLA's GpuTargetConfigProto.
   """
 
@@ -26,6 +29,9 @@ class Chip:
   peak_flops: float
   bandwidth: float
   topology: str
+  link: float
+  linked: int
+  network: float | None
   description: str = ''
 
   @property
@@ -38,6 +44,8 @@ def _gpu(
   memory_bytes: int,
   peak_flops: float,
   bandwidth: float,
+  link: float,
+  network: float | None,
   *,
   capability: tuple[int, int],
   cores: int,
@@ -52,6 +60,8 @@ def _gpu(
     memory_bytes: as Chip has it, like the next two.
     peak_flops: dense bfloat16 operations per second.
     bandwidth: bytes per second.
+    link: bytes per second.
+    network: bytes per second.
     capability: compute capability.
     cores: streaming multiprocessors.
     lanes: float32 units of each.
@@ -75,30 +85,71 @@ def _gpu(
     runtime_version {{ major: 13 }}
     device_description_str: "compute capability {capability[0]}.{capability[1]}"
   """
-  return Chip(memory_bytes, peak_flops, bandwidth, '', description)
+  return Chip(memory_bytes, peak_flops, bandwidth, '', link, 8, network, description)
 
 
-# cloud.google.com/tpu/docs/v4, v5e and v6e, 'System architecture', as of 2025.
+# cloud.google.com/tpu/docs/v4, v5e and v6e, 'System architecture', as of 2025: of the bandwidth between chips, which is
+# given for both directions, one; of the network that of a pod, over its chips.
 TPUS: dict[str, Chip] = {
-  'v4': Chip(32 * 2**30, 275e12, 1228e9, '2x2x1'),
-  'v5e': Chip(16 * 2**30, 197e12, 819e9, '2x2'),
-  'v6e': Chip(32 * 2**30, 918e12, 1640e9, '2x2'),
+  'v4': Chip(32 * 2**30, 275e12, 1228e9, '2x2x1', 300e9, 4096, None),
+  'v5e': Chip(16 * 2**30, 197e12, 819e9, '2x2', 200e9, 256, 6.4e12 / 8 / 256),
+  'v6e': Chip(32 * 2**30, 918e12, 1640e9, '2x2', 400e9, 256, 25.6e12 / 8 / 256),
 }
 
-# NVIDIA's data sheets (SXM where there is that; peaks without sparsity), and the table of compute capabilities in the
-# CUDA C++ Programming Guide.
+# NVIDIA's data sheets (SXM where there is that; peaks without sparsity; of NVLink or PCIe one direction), the network
+# of its DGX A100 and H100, and the table of compute capabilities in the CUDA C++ Programming Guide.
 GPUS: dict[str, Chip] = {
   'a100': _gpu(
-    80 * 10**9, 312e12, 2039e9, capability=(8, 0), cores=108, lanes=64, shared_kib=164, cache_mib=40, gigahertz=1.41
+    80 * 10**9,
+    312e12,
+    2039e9,
+    300e9,
+    25e9,
+    capability=(8, 0),
+    cores=108,
+    lanes=64,
+    shared_kib=164,
+    cache_mib=40,
+    gigahertz=1.41,
   ),
   'h100': _gpu(
-    80 * 10**9, 989e12, 3350e9, capability=(9, 0), cores=132, lanes=128, shared_kib=228, cache_mib=50, gigahertz=1.98
+    80 * 10**9,
+    989e12,
+    3350e9,
+    450e9,
+    50e9,
+    capability=(9, 0),
+    cores=132,
+    lanes=128,
+    shared_kib=228,
+    cache_mib=50,
+    gigahertz=1.98,
   ),
   'h200': _gpu(
-    141 * 10**9, 989e12, 4800e9, capability=(9, 0), cores=132, lanes=128, shared_kib=228, cache_mib=50, gigahertz=1.98
+    141 * 10**9,
+    989e12,
+    4800e9,
+    450e9,
+    50e9,
+    capability=(9, 0),
+    cores=132,
+    lanes=128,
+    shared_kib=228,
+    cache_mib=50,
+    gigahertz=1.98,
   ),
   'l4': _gpu(
-    24 * 10**9, 121e12, 300e9, capability=(8, 9), cores=58, lanes=128, shared_kib=100, cache_mib=48, gigahertz=2.04
+    24 * 10**9,
+    121e12,
+    300e9,
+    32e9,
+    None,
+    capability=(8, 9),
+    cores=58,
+    lanes=128,
+    shared_kib=100,
+    cache_mib=48,
+    gigahertz=2.04,
   ),
 }
 CHIPS = {**TPUS, **GPUS}
