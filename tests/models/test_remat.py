@@ -58,7 +58,7 @@ def gradients(model, name, xla):
   return loss.numpy(), {v.path: g.numpy() for v, g in zip(model.trainable_variables, found, strict=True)}
 
 
-@pytest.mark.parametrize('xla', [False, True])
+@pytest.mark.parametrize('xla', [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', FAMILIES)
 def test_families_whose_blocks_are_layers(name, xla):
   expected_loss, expected = gradients(family(name), name, xla)

@@ -38,6 +38,7 @@ def test_what_is_not_finite_stays_so():
   assert found[0] == np.inf and found[1] == -np.inf and not np.isfinite(found[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('replicas', 'shard', 'xla'), [(1, False, False), (2, False, True), (2, True, False)])
 def test_training_with_moments_and_average_in_bfloat16(replicas, shard, xla):
   full = small_run.train(replicas, shard=shard)

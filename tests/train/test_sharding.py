@@ -48,7 +48,12 @@ def test_weights_live_in_the_dtype_that_is_computed_with(policy):
   assert sliced.state.snapshot()['model/small/conv/kernel'].dtype == np.float32
 
 
-@pytest.mark.parametrize('name', sorted(set(optimizers.table()) - set(sharding.UNABLE)))
+ABLE = sorted(set(optimizers.table()) - set(sharding.UNABLE))
+
+
+@pytest.mark.parametrize(
+  'name', [name if name in ('adamw', 'sgd') else pytest.param(name, marks=pytest.mark.slow) for name in ABLE]
+)
 def test_every_optimizer_that_works_by_element(name):
   whole, sliced = run(1, False, optimizer=name, steps=12), run(2, True, optimizer=name, steps=12)
   np.testing.assert_allclose(losses(sliced), losses(whole), rtol=1e-5)
