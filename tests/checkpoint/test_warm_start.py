@@ -4,6 +4,7 @@ import json
 
 import keras
 import ml_collections
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -59,6 +60,13 @@ def test_averaged_weights_come_first(tmp_path):
   assert not start.unused and not start.kept
 
 
+def test_an_average_in_a_shorter_dtype_is_taken_too(tmp_path):
+  short = np.full((4,), 0.5, ml_dtypes.bfloat16)
+  run(tmp_path, {1: {**model_of(1), 'ema/net/hidden/bias': short}})
+  bias = warm_start.read(fields(tmp_path), SHAPES).arrays['net/hidden/bias']
+  assert bias.dtype == np.float32 and np.all(bias == 0.5)
+
+
 def test_a_head_is_left_random_and_what_is_not_used_is_said(tmp_path):
   other = {**model_of(1), 'model/net/more/kernel': np.ones((2, 2), np.float32)}
   other['model/net/head/kernel'] = np.ones((4, 9), np.float32)
@@ -104,6 +112,22 @@ def test_a_keras_file(tmp_path):
   same(start, dict(zip(SHAPES, (np.asarray(weight) for weight in model.weights), strict=True)))
 
 
+def test_a_file_of_weights_alone(tmp_path):
+  inputs = keras.Input((3,))
+  x = keras.layers.Dense(4, name='hidden')(inputs)
+  model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name='head')(x), name='net')
+  model.save_weights(tmp_path / 'model.weights.h5')
+  table = tmp_path / 'names.json'
+  rows = [['net/hidden/kernel', 'layers/dense/vars/0'], ['net/hidden/bias', 'layers/dense/vars/1']]
+  table.write_text(json.dumps([*rows, ['net/head/kernel', 'layers/dense_1/vars/0']]))
+  start = warm_start.read(fields(tmp_path / 'model.weights.h5', names=str(table)), SHAPES)
+  same(start, dict(zip(SHAPES, (np.asarray(weight) for weight in model.weights), strict=True)))
+  assert not start.unused
+  (tmp_path / 'bad.weights.h5').write_bytes(b'no such thing')
+  with pytest.raises(ConfigError, match=r'bad\.weights\.h5.* cannot be read'):
+    warm_start.read(fields(tmp_path / 'bad.weights.h5'), SHAPES)
+
+
 def test_a_keras_file_with_code_is_refused(tmp_path):
   inputs = keras.Input((3,))
   keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).save(tmp_path / 'code.keras')
@@ -134,7 +158,7 @@ def test_a_table_of_names_that_is_none(tmp_path, text):
 
 
 def test_what_is_no_such_file(tmp_path):
-  with pytest.raises(ConfigError, match=r'is no work directory of a run, \.keras file or \.safetensors file'):
+  with pytest.raises(ConfigError, match=r'is no work directory of a run, \.keras, \.weights\.h5 or \.safetensors file'):
     warm_start.read(fields(tmp_path), SHAPES)
   (tmp_path / 'checkpoints').mkdir()
   with pytest.raises(ConfigError, match='there is no complete checkpoint in'):

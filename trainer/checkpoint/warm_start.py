@@ -1,9 +1,10 @@
 """Weights of an earlier training as those that a run begins with: which file has which, and what is left as it was.
 
-Read are the checkpoints of a run (its averaged weights, where it kept an average), `.keras` files and `.safetensors`
-files. A name is that of the variable; for other names there is a table, a JSON list of [pattern, replacement]: the
-first regular expression that a variable's whole path matches gives the name in the file, with groups put in. A third
-element 'transpose' turns a matrix round.
+Read are the checkpoints of a run (its averaged weights, where it kept an average), `.keras` and `.safetensors` files,
+and `.weights.h5` files, which name a weight by its layer's class and number ('layers/dense_1/vars/0'). A name is that of
+the variable; for other names there is a table, a JSON list of [pattern, replacement]: the first regular expression that
+a variable's whole path matches gives the name in the file, with groups put in. A third element 'transpose' turns a
+matrix round.
 
 Nothing is left out in silence: a variable that is not found is an error, unless `init_from.exclude` names it.
 """
@@ -39,7 +40,7 @@ def _check_patterns(patterns: tuple[str, ...]) -> str:
 
 
 FIELDS: dict[str, Field] = {
-  'path': Field('', 'work directory, .keras or .safetensors file with the first weights; empty: random', fixed=True),
+  'path': Field('', 'first weights: a work directory, a .keras, .weights.h5 or .safetensors file; empty: random', fixed=True),
   'step': Field('latest', "of a run: 'latest', 'best' or a step"),
   'names': Field('', 'JSON file with a list of [pattern, name in the file]; empty: the names are the same'),
   'exclude': Field((), 'regular expressions of variables that keep their random weights, e.g. a head', _check_patterns),
@@ -121,11 +122,15 @@ def _arrays(fields: Any) -> dict[str, np.ndarray]:
   path = fields.path
   if path.endswith('.keras'):
     return _of_keras(path)
+  if path.endswith('.weights.h5'):
+    return _of_weights_h5(path)
   if path.endswith('.safetensors'):
     return _of_safetensors(path)
   folder = os.path.join(path, 'checkpoints')
   if not tf.io.gfile.isdir(folder):
-    raise ConfigError(f'init_from.path={path!r} is no work directory of a run, .keras file or .safetensors file')
+    raise ConfigError(
+      f'init_from.path={path!r} is no work directory of a run, .keras, .weights.h5 or .safetensors file'
+    )
   checkpoints = Checkpoints(folder, keep=1, keep_best=0, best_mode='max', writer=False)
   try:
     saved = checkpoints.restore(choose(checkpoints, fields.step, 'init_from.step', path)).arrays
@@ -133,7 +138,7 @@ def _arrays(fields: Any) -> dict[str, np.ndarray]:
     raise ConfigError(f'init_from.path={path!r}: {error}; choose another with init_from.step') from error
   weights = {name.removeprefix('model/'): array for name, array in saved.items() if name.startswith('model/')}
   averaged = {name.removeprefix('ema/'): array for name, array in saved.items() if name.startswith('ema/')}
-  return {**weights, **averaged}
+  return {**weights, **{name: array.astype(weights[name].dtype, copy=False) for name, array in averaged.items()}}
 
 
 def _of_keras(path: str) -> dict[str, np.ndarray]:
@@ -146,6 +151,23 @@ def _of_keras(path: str) -> dict[str, np.ndarray]:
   except Exception as error:
     raise ConfigError(f'init_from.path={path!r} cannot be read: {" ".join(str(error).split())[:300]}') from error
   return {variable.path: np.asarray(variable) for variable in model.weights}
+
+
+def _of_weights_h5(path: str) -> dict[str, np.ndarray]:
+  import h5py
+
+  found: dict[str, np.ndarray] = {}
+
+  def visit(name: str, entry: Any) -> None:
+    if isinstance(entry, h5py.Dataset):
+      found[name] = np.asarray(entry)
+
+  try:
+    with h5py.File(path) as file:
+      file.visititems(visit)
+  except OSError as error:
+    raise ConfigError(f'init_from.path={path!r} cannot be read: {" ".join(str(error).split())}') from error
+  return found
 
 
 def _of_safetensors(path: str) -> dict[str, np.ndarray]:
