@@ -1,8 +1,8 @@
 """Weights of an earlier training as those that a run begins with: which file has which, and what is left as it was.
 
 Read are the checkpoints of a run (its averaged weights, where it kept an average), `.keras` and `.safetensors` files,
-and `.weights.h5` files, which name a weight by its layer's class and number ('layers/dense_1/vars/0'). A name is that of
-the variable; for other names there is a table, a JSON list of [pattern, replacement]: the first regular expression that
+and `.weights.h5` files, which name a weight by its layer's class and number ('layers/dense_1/vars/0'). A name is that
+of the variable; for other names there is a table, a JSON list of [pattern, replacement]: the first regular expression that
 a variable's whole path matches gives the name in the file, with groups put in. A third element 'transpose' turns a
 matrix round.
 
@@ -40,7 +40,7 @@ def _check_patterns(patterns: tuple[str, ...]) -> str:
 
 
 FIELDS: dict[str, Field] = {
-  'path': Field('', 'first weights: a work directory, a .keras, .weights.h5 or .safetensors file; empty: random', fixed=True),
+  'path': Field('', 'first weights: a run, or a .keras, .weights.h5 or .safetensors file; empty: random', fixed=True),
   'step': Field('latest', "of a run: 'latest', 'best' or a step"),
   'names': Field('', 'JSON file with a list of [pattern, name in the file]; empty: the names are the same'),
   'exclude': Field((), 'regular expressions of variables that keep their random weights, e.g. a head', _check_patterns),
