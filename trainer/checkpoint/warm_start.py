@@ -2,9 +2,9 @@
 
 Read are the checkpoints of a run (its averaged weights, where it kept an average), `.keras` and `.safetensors` files,
 and `.weights.h5` files, which name a weight by its layer's class and number ('layers/dense_1/vars/0'). A name is that
-of the variable; for other names there is a table, a JSON list of [pattern, replacement]: the first regular expression that
-a variable's whole path matches gives the name in the file, with groups put in. A third element 'transpose' turns a
-matrix round.
+of the variable; for other names there is a table, a JSON list of [pattern, replacement]: the first regular expression
+that a variable's whole path matches gives the name in the file, with groups put in. A third element 'transpose' turns
+a matrix round.
 
 Nothing is left out in silence: a variable that is not found is an error, unless `init_from.exclude` names it.
 """
