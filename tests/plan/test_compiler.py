@@ -27,7 +27,7 @@ def test_one_chip(one):
   # Arrays are padded to the tiles of the chip.
   assert state <= target['argument_bytes'] < 4 * state + 65_536
   assert target['temporary_bytes'] > 0 and target['accessed_bytes_loops_once'] > 0
-  assert one['estimate']['step_seconds'] > 0
+  assert one['estimate']['step_seconds'] > 0 and one['estimate']['collective_seconds'] == 0
 
 
 @needs_tpu
@@ -38,6 +38,7 @@ def test_a_slice_has_one_all_reduce_of_all_gradients(one):
   found = plan['target']['collectives'][kind]
   gradients = plan['bytes_per_replica']['gradients']
   assert kind == 'all-reduce' and found['count'] == 1 and gradients < found['bytes'] < gradients + 1024
+  assert plan['estimate']['collective_seconds'] > 2 * 3 / 4 * gradients / 200e9
 
 
 @needs_tpu

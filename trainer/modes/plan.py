@@ -86,7 +86,8 @@ def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
       (
         'estimate',
         f'{words.duration(estimate["step_seconds"])} per step, {estimate["days"]:.3g} days in all, at an assumed '
-        f'{making.ASSUMED_MFU:.0%} of the stated peak; not measured',
+        f'{making.ASSUMED_MFU:.0%} of the stated peak; collectives {words.duration(estimate["collective_seconds"])} by '
+        'stated links; not measured',
       ),
     ]
   return [*rows, ('verdict', 'fits')] if target['fits'] else rows

@@ -15,7 +15,7 @@ import tensorflow as tf
 from trainer import config as config_lib
 from trainer.data.pipeline import Pipeline
 from trainer.errors import ConfigError
-from trainer.plan import chips, compiler, hlo
+from trainer.plan import chips, compiler, hlo, scaling
 from trainer.plan.lowering import Lowered
 from trainer.report import words
 from trainer.runtime import cluster, precision
@@ -189,13 +189,24 @@ def _estimate(config: ml_collections.ConfigDict, plan: dict[str, Any], target: c
   by_compute = plan['flops_per_step_and_replica'] / target.chip.peak_flops / ASSUMED_MFU
   by_memory = (plan['target']['accessed_bytes_loops_once'] or 0.0) / target.chip.bandwidth
   seconds = max(by_compute, by_memory)
+  size = sum(found['bytes'] for found in plan['target']['collectives'].values())
+  fabric = scaling.Fabric(target.chip.link, target.chip.linked, target.chip.network)
   return {
     'assumed_mfu': ASSUMED_MFU,
     'peak_flops': target.chip.peak_flops,
     'bandwidth': target.chip.bandwidth,
+    'collective_seconds': _collective_seconds(size, target.chips, fabric),
     'step_seconds': seconds,
     'days': seconds * config.train.steps / 86400,
   }
+
+
+def _collective_seconds(size: float, chips_together: int, fabric: scaling.Fabric) -> float | None:
+  """All collectives as one all-reduce; None where the chips are more than stated links and network join."""
+  try:
+    return scaling.all_reduce_seconds(size, chips_together, fabric)
+  except ValueError:
+    return None
 
 
 def _warnings(config: ml_collections.ConfigDict, plan: dict[str, Any]) -> list[str]:
