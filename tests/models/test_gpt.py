@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.models import parity, parity_gpt
 from trainer.errors import ConfigError
+from trainer.models import gpt
 
 # Radford et al. say 117 M to 1542 M; these are the released weights', as transformers counts them. Llama: Touvron et
 # al., table 2, 6.7 B; the released Llama 3.2 of 1 billion (its head is the embedding) and 3 of 8 billion.
@@ -26,7 +27,15 @@ PUBLISHED = {
 @pytest.mark.parametrize('size', PUBLISHED)
 def test_parameters_are_as_many_as_published(size):
   vocabulary, context, count = PUBLISHED[size]
-  assert parity.parameters(lambda: parity_gpt.build(vocabulary, context, size=size)) == count
+
+  def parameters(layers):
+    return parity.parameters(lambda: parity_gpt.build(vocabulary, context, size=size, layers=layers))
+
+  # Every block has as many, and to build all of them takes long.
+  first, two = parameters(1), parameters(2)
+  assert first + (gpt.SIZES[size].layers - 1) * (two - first) == count
+  if size == 'gpt2':
+    assert parameters(0) == count
 
 
 @pytest.mark.parametrize('name', parity_gpt.CASES)

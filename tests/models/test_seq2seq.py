@@ -41,7 +41,14 @@ def few(count=3, source=9, target=7, units=11):
   ],
 )
 def test_parameters_are_as_many_as_published(size, count):
-  assert parity.parameters(lambda: parity_t5.build(32_128, 512, 114, size=size)) == count
+  def parameters(layers):
+    return parity.parameters(lambda: parity_t5.build(32_128, 512, 114, size=size, layers=layers))
+
+  # Every pair of blocks has as many, and to build all of them takes long.
+  first, two = parameters(1), parameters(2)
+  assert first + (seq2seq.SIZES[size][0] - 1) * (two - first) == count
+  if size == 'small':
+    assert parameters(0) == count
 
 
 @pytest.mark.parametrize('name', parity_t5.CASES)
