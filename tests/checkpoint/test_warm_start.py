@@ -101,10 +101,15 @@ def test_positions_are_interpolated_where_that_is_asked_for(tmp_path):
   np.testing.assert_array_equal(shorter.arrays['net/positions'], table[:, [0, 3]])
 
 
-def test_a_keras_file(tmp_path):
+def net():
+  """A model with the weights of SHAPES."""
   inputs = keras.Input((3,))
   x = keras.layers.Dense(4, name='hidden')(inputs)
-  model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name='head')(x), name='net')
+  return keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name='head')(x), name='net')
+
+
+def test_a_keras_file(tmp_path):
+  model = net()
   model.save(tmp_path / 'model.keras')
   table = tmp_path / 'names.json'
   table.write_text(json.dumps([['net/(.*)', r'\1']]))
@@ -113,9 +118,7 @@ def test_a_keras_file(tmp_path):
 
 
 def test_a_file_of_weights_alone(tmp_path):
-  inputs = keras.Input((3,))
-  x = keras.layers.Dense(4, name='hidden')(inputs)
-  model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name='head')(x), name='net')
+  model = net()
   model.save_weights(tmp_path / 'model.weights.h5')
   table = tmp_path / 'names.json'
   rows = [['net/hidden/kernel', 'layers/dense/vars/0'], ['net/hidden/bias', 'layers/dense/vars/1']]

@@ -30,7 +30,11 @@ _COLLECTIVES = 10
 
 
 class Measurement:
-  """The windows of one process' share in a run. The state is trained on meanwhile, and thrown away."""
+  """The windows of one process' share in a run. The state is trained on meanwhile, and thrown away.
+
+  Attributes:
+    own: the kind of input that the run would have, 'real' or 'repeated'.
+  """
 
   def __init__(self, session: Session, between: Callable[[], None] = lambda: None):
     """Args:
@@ -45,11 +49,11 @@ class Measurement:
     self._inputs = {'repeated': iter(pipeline.train(strategy, 0, repeat=True))}
     if pipeline.source != 'synthetic':
       self._inputs['real'] = iter(pipeline.train(strategy, 0))
+    self.own = list(self._inputs)[-1]
 
   def first_steps(self) -> dict[str, float]:
     """Seconds of the first step of all, which traces and compiles; and by how much it is longer than the next."""
-    kind = list(self._inputs)[-1]
-    first_one, second = (self._window(kind, 1).seconds for _ in range(2))
+    first_one, second = (self._window(self.own, 1).seconds for _ in range(2))
     return {'seconds': first_one, 'compile_seconds': max(0.0, first_one - second)}
 
   def warm_up(self) -> dict[str, Any]:
@@ -79,9 +83,8 @@ class Measurement:
 
   def single_steps(self) -> dict[str, Any]:
     """Steps with the input that the run would have, each with a return to the host."""
-    kind = list(self._inputs)[-1]
-    seconds = [self._window(kind, 1).seconds for _ in range(self.settings.single_steps)]
-    return {'input': kind, **summary.of_single_steps(seconds)}
+    seconds = [self._window(self.own, 1).seconds for _ in range(self.settings.single_steps)]
+    return {'input': self.own, **summary.of_single_steps(seconds)}
 
   def collective(self, step_seconds: float) -> dict[str, Any] | None:
     """What reducing the gradients takes by itself; in a step it may overlap with other work. None with one replica."""
@@ -118,17 +121,17 @@ class Measurement:
       folder: a new one for it, which is removed again.
       step_seconds: of a step while nothing is saved.
     """
-    chief, kind = self.session.cluster.is_chief, list(self._inputs)[-1]
+    chief = self.session.cluster.is_chief
     checkpoints = Checkpoints(folder, keep=1, keep_best=0, best_mode='max', writer=True) if chief else None
     try:
       started = time.monotonic()
-      arrays = self.session.state.snapshot()
+      arrays = self.session.state.snapshot(wanted=chief)
       if checkpoints:
         checkpoints.save(self._done, arrays, self.session.host())
       blocked, during = time.monotonic() - started, []
       saving = True
       while saving:
-        during.append(self._window(kind, 1).seconds)
+        during.append(self._window(self.own, 1).seconds)
         saving = checkpoints is not None and checkpoints.saving_for() is not None
         saving = bool(agreement.from_chief(self.session.strategy, self.session.cluster, saving))
       if checkpoints:

@@ -77,12 +77,12 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
     settings = config.benchmark
     print(f'Measuring: {settings.windows} windows of {settings.window_seconds:g} s of each input', flush=True)
   inputs, others = measurement.inputs()
-  best = inputs['real' if 'real' in inputs else 'repeated']
-  step_seconds = best['step_seconds']['median']
+  step_seconds = inputs[measurement.own]['step_seconds']['median']
   single_steps = measurement.single_steps()
   collective = measurement.collective(step_seconds)
   save = measurement.save(os.path.join(workdir, 'benchmark-checkpoint'), step_seconds)
   memory = measurement.memory()  # before the model is built a second time, to count operations
+  config_text = config_lib.to_json(config)
   why_not = [f'the speed with {kind} input had not settled' for kind, up in warm_up.items() if not up['settled']]
   # Workers on one machine are each other's others.
   if where.num_workers == 1 and others > config.benchmark.largest_foreign_load:
@@ -95,8 +95,8 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
     'versions': run_record.versions(),
     'git': run_record.git_state(os.path.dirname(os.path.abspath(trainer.__file__))),
     'flags': sys.argv[1:],
-    'config': json.loads(config_lib.to_json(config)),
-    'config_sha256': hashlib.sha256(config_lib.to_json(config).encode()).hexdigest(),
+    'config': json.loads(config_text),
+    'config_sha256': hashlib.sha256(config_text.encode()).hexdigest(),
     'machine': {
       'host': socket.gethostname(),
       'platform': platform.platform(),

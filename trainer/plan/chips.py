@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -96,6 +97,9 @@ TPUS: dict[str, Chip] = {
   'v6e': Chip(32 * 2**30, 918e12, 1640e9, '2x2', 400e9, 256, 25.6e12 / 8 / 256),
 }
 
+# The chip of H100 and H200, which differ in their memory.
+_hopper = functools.partial(_gpu, capability=(9, 0), cores=132, lanes=128, shared_kib=228, cache_mib=50, gigahertz=1.98)
+
 # NVIDIA's data sheets (SXM where there is that; peaks without sparsity; of NVLink or PCIe one direction), the network
 # of its DGX A100 and H100, and the table of compute capabilities in the CUDA C++ Programming Guide.
 GPUS: dict[str, Chip] = {
@@ -112,32 +116,8 @@ GPUS: dict[str, Chip] = {
     cache_mib=40,
     gigahertz=1.41,
   ),
-  'h100': _gpu(
-    80 * 10**9,
-    989e12,
-    3350e9,
-    450e9,
-    50e9,
-    capability=(9, 0),
-    cores=132,
-    lanes=128,
-    shared_kib=228,
-    cache_mib=50,
-    gigahertz=1.98,
-  ),
-  'h200': _gpu(
-    141 * 10**9,
-    989e12,
-    4800e9,
-    450e9,
-    50e9,
-    capability=(9, 0),
-    cores=132,
-    lanes=128,
-    shared_kib=228,
-    cache_mib=50,
-    gigahertz=1.98,
-  ),
+  'h100': _hopper(80 * 10**9, 989e12, 3350e9, 450e9, 50e9),
+  'h200': _hopper(141 * 10**9, 989e12, 4800e9, 450e9, 50e9),
   'l4': _gpu(
     24 * 10**9,
     121e12,

@@ -47,11 +47,7 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     target, where = None, cluster.discover(config)
     replicas, kind = where.replicas, where.device_kind
   config_lib.check_topology(config, replicas, 1)
-  session = _built(config, kind, replicas)
-  if replicas > 1 and has_synchronized_statistics(session.model):
-    raise ConfigError("a plan cannot be made with batch statistics that are synchronized: set model.norm='group'")
-  pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
-  lowered = Lowered(session.train_step(replicas), pipeline.batch_spec)
+  session, batch_spec, lowered = _lowered(config, kind, replicas)
   plan = {
     'version': VERSION,
     'config': json.loads(config_lib.to_json(config)),
@@ -60,14 +56,14 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     'replicas': replicas,
     'examples_per_replica': config.train.global_batch_size // replicas,
     'parameters': _parameters(session.model),
-    'bytes_per_replica': _bytes(session, pipeline.batch_spec),
+    'bytes_per_replica': _bytes(session, batch_spec),
     'flops_per_step_and_replica': hlo.Program(lowered.text()).flops(),
     'checkpoint': _checkpoint(config, session.state),
     'data': _data(config, session.dataset.train),
   }
   # The compiler needs much memory itself, so the weights go first.
   serialized = lowered.serialized() if target else b''
-  del session, pipeline, lowered
+  del session, lowered
   _free()
   plan['target'] = _compiled(serialized, target, plan['flops_per_step_and_replica']) if target else None
   return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
@@ -87,11 +83,17 @@ def products(config: ml_collections.ConfigDict, replicas: int) -> float:
   Raises:
     ConfigError: batch statistics are synchronized, which a single replica cannot do.
   """
-  session = _built(config, 'cpu', replicas)
+  _, _, lowered = _lowered(config, 'cpu', replicas)
+  return hlo.Program(lowered.text()).flops()
+
+
+def _lowered(config: ml_collections.ConfigDict, kind: str, replicas: int) -> tuple[session_lib.Session, Any, Lowered]:
+  """The run as `_built` gives it, the spec of a replica's batch, and its step for so many replicas."""
+  session = _built(config, kind, replicas)
   if replicas > 1 and has_synchronized_statistics(session.model):
-    raise ConfigError("batch statistics are synchronized: operations cannot be counted; set model.norm='group'")
+    raise ConfigError("a plan cannot be made with batch statistics that are synchronized: set model.norm='group'")
   pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
-  return hlo.Program(Lowered(session.train_step(replicas), pipeline.batch_spec).text()).flops()
+  return session, pipeline.batch_spec, Lowered(session.train_step(replicas), pipeline.batch_spec)
 
 
 def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> session_lib.Session:

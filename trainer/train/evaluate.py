@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.runtime.precision import Precision
+from trainer.train.collectives import Replicas
 from trainer.train.state import TrainState, as_computed
 
 # Batches evaluated between two returns to the host, where nothing but sums comes back.
@@ -97,7 +98,7 @@ class Evaluator:
 
   @tf.autograph.experimental.do_not_convert
   def _replica(self, batch: dict) -> tf.Tensor:
-    return self._reduced(self._sums_fn(batch))
+    return Replicas().sum(self._sums_fn(batch))
 
   @tf.autograph.experimental.do_not_convert
   def _replica_predict(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor, Any]:
@@ -106,12 +107,7 @@ class Evaluator:
     if self.strategy.num_replicas_in_sync > 1:
       context = tf.distribute.get_replica_context()
       found = tf.nest.map_structure(lambda each: context.all_gather(each, axis=0), found)
-    return self._reduced(sums)[tf.newaxis], *found
-
-  def _reduced(self, sums: tf.Tensor) -> tf.Tensor:
-    if self.strategy.num_replicas_in_sync == 1:
-      return sums
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+    return Replicas().sum(sums)[tf.newaxis], *found
 
   def _sums(self, batch: dict) -> tf.Tensor:
     """float32 [3 + M]: loss sum, weight sum, examples that are not padding, metric sums of this replica's batch."""

@@ -130,8 +130,9 @@ class Loop:
     return step != self.saved_step and (asked or bool(every and step and step % every == 0))
 
   def _save(self) -> None:
-    arrays = self.session.state.snapshot()  # by all processes, as each may have a part of it
-    if self.session.cluster.is_chief:
+    chief = self.session.cluster.is_chief
+    arrays = self.session.state.snapshot(wanted=chief)  # by all processes, as each may have a part of it
+    if chief:
       if self.stopping and not self._fits_before_the_end():
         return
       try:

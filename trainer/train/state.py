@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -82,16 +82,18 @@ class TrainState:
     self.good_steps = _variable(0, 'good_steps', dtype='int32')
     self.spike = [_variable(0.0, f'spike_{name}') for name in _SPIKE]
     self.variables: dict[str, keras.Variable] = {}
-    # Of those that are slices: of which trainable variable.
-    self._slices: dict[str, int] = {}
     places = {id(variable): index for index, variable in enumerate(self.trainable)}
     weights = [self.masters[places[id(v)]] if id(v) in places else v for v in model.weights]
-    slots = optimizer.slots if sharding else {}
-    self._add('model', weights, [v.path for v in model.weights], {id(v): i for i, v in enumerate(self.masters)})
-    self._add('optimizer', optimizer.variables, _stable_names(optimizer.variables), slots)
-    self._add('ema', self.ema, [v.path for v in self.trainable], {id(v): i for i, v in enumerate(self.ema)})
+    self._add('model', weights, [v.path for v in model.weights])
+    self._add('optimizer', optimizer.variables, _stable_names(optimizer.variables))
+    self._add('ema', self.ema, [v.path for v in self.trainable])
     self._add('loss_scale', [self.loss_scale, self.good_steps], ['scale', 'good_steps'])
     self._add('spike', self.spike, list(_SPIKE))
+    # Of those that are slices: of which trainable variable.
+    slices = dict(optimizer.slots) if sharding else {}
+    for sliced in (self.masters, self.ema) if sharding else ():
+      slices |= {id(variable): index for index, variable in enumerate(sliced)}
+    self._slices = {name: slices[id(v)] for name, v in self.variables.items() if id(v) in slices}
     self._travel = Slices(tf.distribute.get_strategy(), sharding) if sharding else None
 
   def _average(self, index: int, dtype: str) -> keras.Variable:
@@ -107,16 +109,12 @@ class TrainState:
       own.assign(tf.cast(weight, own.dtype))
     return average
 
-  def _add(
-    self, prefix: str, variables: list[keras.Variable], names: list[str], slices: Mapping[int, int] | None = None
-  ) -> None:
+  def _add(self, prefix: str, variables: list[keras.Variable], names: list[str]) -> None:
     for name, variable in zip(names, variables, strict=False):
       key = f'{prefix}/{name}'
       if key in self.variables:
         raise ValueError(f'two variables are named {key!r}: give each layer of the model a name of its own')
       self.variables[key] = variable
-      if self.sharding and slices and id(variable) in slices:
-        self._slices[key] = slices[id(variable)]
 
   def expected(self) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> (shape, dtype) of each variable as a whole, to hold a checkpoint against."""
@@ -137,14 +135,18 @@ class TrainState:
       held['weights'] += sum(_bytes(variable) for variable in self.trainable)
     return held
 
-  def snapshot(self) -> dict[str, np.ndarray]:
+  def snapshot(self, *, wanted: bool = True) -> dict[str, np.ndarray]:
     """Name -> value of each variable, as they are now. All processes of a run take one together.
+
+    Where it is not `wanted`, this process only gives what others gather, and gets {}.
 
     On a CPU the arrays alias TensorFlow's buffers, which are copied on the next write, so this takes milliseconds and
     the values stay as they are; from an accelerator it is the copy to the host. What is in slices is gathered from all
     replicas first, a bucket at a time. Do not write to the arrays.
     """
     wholes = self._wholes()
+    if not wanted:
+      return {}
     return {name: wholes[name] if name in wholes else _alias(v) for name, v in self.variables.items()}
 
   def _wholes(self) -> dict[str, np.ndarray]:
