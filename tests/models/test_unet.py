@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,6 +50,7 @@ def test_details_pass_beside_and_the_surroundings_from_below():
 
 @pytest.mark.parametrize('compiled', [False, True])
 def test_it_learns(compiled):
+  keras.utils.set_random_seed(0)  # how fast it learns depends on the first weights
   model = build(channels=(8, 16))
   images = parity.images((16, 24, 3), 4)
   labels = (images[..., 0] > 0).astype(np.int32)
