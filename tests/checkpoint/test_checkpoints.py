@@ -145,14 +145,14 @@ def test_a_reader_sees_what_the_writer_saves_and_changes_nothing(open_writer, fo
 
 
 def test_a_step_that_is_deleted_while_it_is_read_is_missing_and_not_damaged(saved, monkeypatch):
-  read = checkpoints.Layout.read_arrays
+  read = checkpoints.Layout._read_arrays
 
   def delete_then_read(layout, found):
     if found.step == 30:
       layout.delete(30)
     return read(layout, found)
 
-  monkeypatch.setattr(checkpoints.Layout, 'read_arrays', delete_then_read)
+  monkeypatch.setattr(checkpoints.Layout, '_read_arrays', delete_then_read)
   with pytest.raises(NoSuchCheckpoint, match=r'step 30 .* 10, 20'):
     saved.restore(30)
   restored = saved.newest_intact()

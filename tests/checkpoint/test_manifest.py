@@ -63,10 +63,10 @@ def test_what_is_not_a_manifest_is_refused(raw):
 
 
 def test_another_format_is_a_mistake_of_the_user_and_no_damage(monkeypatch):
-  monkeypatch.setattr(manifest, 'FORMAT', 2)
+  monkeypatch.setattr(manifest, 'FORMAT', 3)
   raw = manifest.encode(EXAMPLE)
   monkeypatch.undo()
-  with pytest.raises(ConfigError, match='format 2, this version of the program reads 1'):
+  with pytest.raises(ConfigError, match='format 3, this version of the program reads 2'):
     manifest.decode(raw)
 
 

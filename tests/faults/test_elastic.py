@@ -47,20 +47,22 @@ def test_each_step_is_the_same_wherever_it_is_done(tmp_path, data_dir):
   examples = batches(alone, 1)
   assert sorted(examples) == list(range(1, STEPS + 1))
 
-  # Topology, its replicas, whether each holds a slice of the state, the step at which it is killed (0: not), and the
-  # steps that it is sure to have done.
+  # Topology, its replicas, whether each holds a slice of the state, the moment at which its last worker is killed, and
+  # the steps that it is sure to have done. The second worker is to write a part of step 20, and does not.
   plan = [
-    ('two workers', 2, True, 23, range(1, 23)),
-    ('one device', 1, False, 43, range(21, 43)),
-    ('four devices', 4, True, 0, range(41, STEPS + 1)),
+    ('two workers', 2, True, ('save, before', 20), range(1, 20)),
+    ('two workers', 2, True, ('step', 23), range(11, 23)),
+    ('one device', 1, False, ('step', 43), range(21, 43)),
+    ('four devices', 4, True, None, range(41, STEPS + 1)),
   ]
-  for topology, replicas, slices, deadly, done in plan:
+  for leg, (topology, replicas, slices, moment, done) in enumerate(plan):
     run = (*RUN, f'--config.optimizer.shard_state={slices}')
-    site = Site(topology, tmp_path / topology, data_dir, run=run, workdir=tmp_path / 'run', record=True)
-    killed = Link((Hit('SIGKILL', 'step', deadly, at=site.workers - 1),), -9)
-    run_chain(site, (killed if deadly else Link(),), None)
+    site = Site(topology, tmp_path / str(leg), data_dir, run=run, workdir=tmp_path / 'run', record=True)
+    run_chain(site, (Link((Hit('SIGKILL', *moment, at=site.workers - 1),), -9) if moment else Link(),), None)
     found = batches(site, replicas)
     assert set(done) <= set(found)
+    if moment == ('save, before', 20):
+      assert site.newest() == 10, 'a step counts only with all of its parts'
     for step, rows in found.items():
       assert len(rows) == 64 and rows == examples[step], step
 

@@ -5,6 +5,8 @@ A save, in the background, each line durable before the next begins:
   Orbax writes the arrays under another name -> arrays hashed, before and after -> files hashed and synced -> manifest
   written -> folder renamed -> manifest renamed to complete.json: the step counts -> surplus steps deleted
 
+Where each process has only a part of the state, each writes a part of the step (parts.py), and the chief does the rest.
+
 The first save of a process is also read back and compared. Doing so each time would cost about as much as the save and
 prove little: the bytes come from the system's cache, and what Orbax does to an array is the same in each save of a run.
 Every restore is verified against the disk.
@@ -13,22 +15,22 @@ Every restore is verified against the disk.
 from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401  (its exit hook must be registered before ours: see _finish_all)
-import dataclasses
 import errno
 import json
 import os
+import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from trainer.checkpoint import disk, manifest, orbax_io, retention
+from trainer.checkpoint import disk, manifest, orbax_io, parts, retention
 from trainer.checkpoint.errors import CheckpointError, DamagedCheckpoint, NoSuchCheckpoint, reason
-from trainer.checkpoint.layout import Layout
+from trainer.checkpoint.layout import Layout, Restored
 from trainer.errors import ConfigError
 
 MOST_FAILURES = 3  # failed saves in a row after which the next one raises
@@ -43,41 +45,33 @@ def on_stage(stage: str) -> None:
   """
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  """A verified checkpoint.
-
-  Attributes:
-    step: optimizer steps that the state has seen.
-    arrays: equal to the byte to what was saved, by the name it was saved under.
-    host: what was saved, as JSON gives it back.
-  """
-
-  step: int
-  arrays: dict[str, np.ndarray]
-  host: dict[str, Any]
-
-
 class Checkpoints:
-  """The checkpoints of one folder. One process, the chief, writes; any number read. Not for use by several threads.
+  """The checkpoints of one folder. One process, the chief, decides; any number read. Not for use by several threads.
 
   Args:
     directory: the folder; a writer creates it.
     keep: how many of the newest steps to keep, at least 1.
     keep_best: how many of the best by metric to keep beside them.
     best_mode: 'max' or 'min'.
-    writer: whether this process saves, deletes and moves damaged steps aside.
+    writer: whether this process begins and completes saves, deletes, and moves damaged steps aside.
+    member, members: this is process `member` of those that write a step together, of which the writer is the first.
 
   Raises:
     ConfigError: a writer cannot write there.
   """
 
-  def __init__(self, directory: str, *, keep: int, keep_best: int, best_mode: str, writer: bool):
+  def __init__(
+    self, directory: str, *, keep: int, keep_best: int, best_mode: str, writer: bool, member: int = 0, members: int = 1
+  ):
+    assert writer == (member == 0) or members == 1, (writer, member, members)
     assert keep >= 1 and keep_best >= 0 and best_mode in ('max', 'min'), (keep, keep_best, best_mode)
     if '://' in directory:
       raise ConfigError(f'checkpoints cannot be kept in {directory!r}: mount the bucket, or choose another workdir')
     self._layout = Layout(os.path.abspath(directory), lambda stage: on_stage(stage))
     self._keep, self._keep_best, self._best_mode, self._writer = keep, keep_best, best_mode, writer
+    self._member, self._members = member, members
+    self._sizes: dict[str, int] = {}  # of the step that was begun last, by name of array
+    self._given_up = threading.Event()  # set when a process that writes a part is lost
     self._thread: threading.Thread | None = None
     self._failure: Exception | None = None
     self._failures = 0
@@ -119,34 +113,77 @@ class Checkpoints:
     folder = os.path.join(self._layout.directory, 'damaged')
     return folder if os.path.isdir(folder) and os.listdir(folder) else None
 
+  def begin(self, step: int, sizes: Mapping[str, int], *, metric: float | None = None) -> int:
+    """Makes room for a step and its folder, by the chief; waits only for an earlier save that is still under way.
+
+    Args:
+      step: optimizer steps that the state has seen.
+      sizes: bytes of each array of the step.
+      metric: see `save`.
+
+    Returns:
+      A token for `save`, for all processes; 0 where the disk refuses, which counts as a save that failed.
+
+    Raises:
+      CheckpointError: the last `MOST_FAILURES` saves have all failed.
+    """
+    assert self._writer and step >= 0, step
+    self._join()
+    self._check_failures()
+    self._sizes, token = dict(sizes), secrets.randbits(48) | 1
+    try:
+      self._layout.tidy(step)
+      if later := [other for other in self.steps() if other > step]:
+        logging.warning('step %d is saved beside later steps (%s): a restart resumes from the latest', step, later)
+      self._make_room(step, sizes, metric)
+      if self._members > 1:
+        os.mkdir(self._layout.saving(step, token))
+    except OSError as error:
+      self._failed(step, error)
+      return 0
+    return token
+
+  def share(self, sizes: Mapping[str, int]) -> set[str]:
+    """Which of the arrays this process is to give `save`; all of them where it writes alone."""
+    return parts.share(sizes, self._members)[self._member]
+
   def save(
-    self, step: int, arrays: dict[str, np.ndarray], host: dict[str, Any], *, metric: float | None = None
+    self,
+    step: int,
+    arrays: dict[str, np.ndarray],
+    host: dict[str, Any],
+    *,
+    metric: float | None = None,
+    token: int | None = None,
   ) -> None:
-    """Begins to save a step in the background; waits only for an earlier save that is still under way.
+    """Saves a step in the background; waits only for an earlier save that is still under way.
 
     A save that fails is logged and kept in `failure`; the older steps are untouched. A step that exists is replaced.
 
     Args:
       step: optimizer steps that the state has seen.
-      arrays: by name. They are not copied and must not change until the save has ended: a change is found out, and
-        fails the save.
+      arrays: by name; this process' share. They are not copied and must not change until the save has ended: a change
+        is found out, and fails the save.
       host: what is not an array, as JSON (string keys, lists, no tuples); taken over before this returns.
       metric: ranks the step among the best; None or NaN: not among them.
+      token: what `begin` gave the chief; None: it is begun here.
 
     Raises:
       CheckpointError: the last `MOST_FAILURES` saves have all failed.
       TypeError: an array has a dtype that a checkpoint cannot hold, or `host` is not JSON.
     """
-    assert self._writer and step >= 0, step
     manifest.check_savable(arrays)
     frozen = json.dumps(host)
+    if token is None:
+      token = self.begin(step, {name: array.nbytes for name, array in arrays.items()}, metric=metric)
+    if not token:
+      return
     self._join()
-    self._check_failures()
     rank = None if metric is None else float(metric)
     self._began = time.monotonic()
     # Not a daemon: a process that ends waits for its last save (see _finish_all).
     self._thread = threading.Thread(
-      target=self._save, args=(int(step), dict(arrays), frozen, rank), name=f'checkpoint-{step}', daemon=False
+      target=self._save, args=(int(step), dict(arrays), frozen, rank, token), name=f'checkpoint-{step}', daemon=False
     )
     self._thread.start()
 
@@ -179,6 +216,10 @@ class Checkpoints:
     """Why the last save that has ended failed; None if it did not."""
     return self._failure
 
+  def give_up(self) -> None:
+    """Tells a save under way that a process is lost, whose part may never come."""
+    self._given_up.set()
+
   def close(self) -> None:
     """Waits for a save that is under way; to be called before the process ends.
 
@@ -196,15 +237,9 @@ class Checkpoints:
       CheckpointError: the files are whole, but this version of Orbax cannot read them.
     """
     self._join()
-    try:
-      found = self._layout.read_manifest(step)
-      arrays = self._layout.read_arrays(found)
-    except CheckpointError as error:
-      if not self._layout.is_complete(step):
-        raise self._layout.missing(step) from error
-      raise
+    found = self._layout.read(step)
     self._known_good.add(step)
-    return Restored(step, arrays, found.host)
+    return found
 
   def newest_intact(self) -> Restored | None:
     """The newest complete step that verifies; None if there is none.
@@ -239,19 +274,30 @@ class Checkpoints:
     for step in self._layout.leftovers():
       self._layout.tidy(step)
 
-  def _save(self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None) -> None:
+  def _save(self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None, token: int) -> None:
     """One save from beginning to end; the body of the thread."""
-    started = time.monotonic()
+    started, folder = time.monotonic(), self._layout.saving(step, token)
     try:
-      self._write(step, arrays, host, metric)
+      path = os.path.join(folder, parts.folder(self._member, self._members)).rstrip(os.sep)
+      specs, files = parts.write(path, arrays, self._compare, lambda stage: on_stage(stage))
+      own = manifest.Manifest(step, metric, json.loads(host), specs, files, orbax_io.VERSION)
+      if not self._writer:
+        parts.announce(folder, self._member, own)
+        self._failure, self._failures = None, 0
+        return
+      others = parts.collect(folder, range(1, self._members), time.monotonic() - started, self._given_up)
+      self._layout.commit(parts.joined(own, others, self._sizes), folder)
     except Exception as error:  # noqa: BLE001  (a thread has nobody to raise to: it is logged, counted and kept)
       self._failed(step, error)
+      if not self._writer:
+        parts.announce_failure(folder, self._member, error)
+        return
       self._untidy.add(step)
       self._attempt('remove what a failed save left behind', lambda: self._layout.tidy(step))
       return
     self._failure, self._failures, self.save_seconds = None, 0, time.monotonic() - started
     self._known_good.add(step)
-    size = sum(array.nbytes for array in arrays.values()) / 1e9
+    size = sum(self._sizes.values()) / 1e9
     logging.info('saved checkpoint of step %d: %.3f GB in %.1f s', step, size, time.monotonic() - started)
     self._attempt('delete old checkpoints', lambda: self._collect(step))
     on_stage('collected')
@@ -270,36 +316,13 @@ class Checkpoints:
     logging.error('checkpoint of step %d was not saved: %s; %s', step, reason(error), after)
     self._failure = error
 
-  def _write(self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None) -> None:
-    """Writes a step up to and with its marker."""
-    self._layout.tidy(step)
-    if later := [other for other in self.steps() if other > step]:
-      logging.warning('step %d is saved beside later steps (%s): a restart resumes from the latest', step, later)
-    self._make_room(step, arrays, metric)
-    folder = self._layout.saving(step)
-    arrays = {name: np.asarray(array, order='C') for name, array in arrays.items()}
-    specs = {name: manifest.describe(array) for name, array in arrays.items()}
-    on_stage('begun')
-    if stored := {name: array for name, array in arrays.items() if array.size}:
-      orbax_io.write(folder, stored)
-    else:
-      os.mkdir(folder)
-    on_stage('written')
-    if changed := manifest.difference(specs, arrays):
-      raise CheckpointError(f'{changed}: it changed while it was being saved')
-    if not self._read_back:
-      self._compare(folder, specs)
-    files = disk.seal(folder)
-    on_stage('sealed')
-    self._layout.commit(manifest.Manifest(step, metric, json.loads(host), specs, files, orbax_io.VERSION))
-
-  def _make_room(self, step: int, arrays: dict[str, np.ndarray], metric: float | None) -> None:
+  def _make_room(self, step: int, sizes: Mapping[str, int], metric: float | None) -> None:
     """Where the disk is too full for a save, deletes first what would be surplus after it, oldest first.
 
     Raises:
       OSError: there still is not enough room.
     """
-    needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD_BYTES + _OVERHEAD_BYTES_PER_ARRAY * len(arrays)
+    needed = sum(sizes.values()) + _OVERHEAD_BYTES + _OVERHEAD_BYTES_PER_ARRAY * len(sizes)
     free = disk.free_bytes(self._layout.directory)
     missing = needed - free
     going: list[int] = []
@@ -331,8 +354,10 @@ class Checkpoints:
     )
     return [old for old in found if old in there]
 
-  def _compare(self, folder: str, specs: dict[str, manifest.ArraySpec]) -> None:
-    """Reads back what was written, some arrays at a time, and compares it with what was given."""
+  def _compare(self, folder: str, specs: Mapping[str, manifest.ArraySpec]) -> None:
+    """Reads back what was first written, some arrays at a time, and compares it with what was given."""
+    if self._read_back:
+      return
     for names in manifest.groups(specs, _READ_BACK_BYTES):
       if fault := manifest.difference({name: specs[name] for name in names}, orbax_io.read(folder, names)):
         raise CheckpointError(f'Orbax {orbax_io.VERSION} does not give back what it wrote: {fault}')

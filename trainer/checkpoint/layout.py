@@ -1,7 +1,7 @@
 """What lies in the folder of checkpoints, and how a step comes to count, stops to count, and is read.
 
   STEP/                 a checkpoint: Orbax's folder, and complete.json, the manifest that makes it count
-  STEP.saving*          being written, or left behind by an interrupted save
+  STEP.saving-*         being written, or left behind by an interrupted save
   STEP.replaced         what a second save of the same step replaces, until the new one is complete
   STEP.deleting         no longer counts, being deleted
   damaged/STEP-n        moved aside because its bytes are not those that were saved; never deleted by us
@@ -13,9 +13,11 @@ something that `tidy` recognises as ours.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -28,6 +30,21 @@ from trainer.errors import ConfigError
 _COMPLETE, _INCOMPLETE = 'complete.json', 'saving.json'
 _STEP = re.compile(r'0|[1-9]\d*')
 _OURS = re.compile(r'(0|[1-9]\d*)(|\.saving.*|\.replaced|\.deleting)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A verified checkpoint.
+
+  Attributes:
+    step: optimizer steps that the state has seen.
+    arrays: equal to the byte to what was saved, by the name it was saved under.
+    host: what was saved, as JSON gives it back.
+  """
+
+  step: int
+  arrays: dict[str, np.ndarray]
+  host: dict[str, Any]
 
 
 class Layout:
@@ -53,19 +70,19 @@ class Layout:
   def is_complete(self, step: int) -> bool:
     return os.path.lexists(os.path.join(self._path(step), _COMPLETE))
 
-  def saving(self, step: int) -> str:
+  def saving(self, step: int, token: int) -> str:
     """Where the files of a step are written before it counts."""
-    return self._path(step, '.saving')
+    return self._path(step, f'.saving-{token:x}')
 
-  def commit(self, contents: manifest.Manifest) -> None:
+  def commit(self, contents: manifest.Manifest, saving: str) -> None:
     """Makes the step count whose files lie in `saving`, hashed and synced; what it replaces is STEP.replaced then."""
     step, folder = contents.step, self._path(contents.step)
-    disk.write_file(os.path.join(self.saving(step), _INCOMPLETE), manifest.encode(contents))
-    durable.sync_folder(self.saving(step))
+    disk.write_file(os.path.join(saving, _INCOMPLETE), manifest.encode(contents))
+    durable.sync_folder(saving)
     if self.is_complete(step):
       disk.rename(folder, self._path(step, '.replaced'))
       self._on_stage('replacing')
-    disk.rename(self.saving(step), folder)
+    disk.rename(saving, folder)
     self._on_stage('before_marker')
     marker, unmarked = os.path.join(folder, _COMPLETE), os.path.join(folder, _INCOMPLETE)
     try:
@@ -132,13 +149,24 @@ class Layout:
       raise DamagedCheckpoint(step, f'{_COMPLETE} is that of step {found.step}')
     return found
 
-  def read_arrays(self, found: manifest.Manifest) -> dict[str, np.ndarray]:
-    """The arrays that a manifest describes, equal to the byte.
+  def read(self, step: int) -> Restored:
+    """A step, every file, array, shape, dtype and hash of which is verified.
 
     Raises:
+      NoSuchCheckpoint: it is not complete, or was deleted while it was read.
       DamagedCheckpoint: a file or array is not what was saved.
       CheckpointError: the files are, but this version of Orbax cannot read them.
     """
+    try:
+      found = self.read_manifest(step)
+      return Restored(step, self._read_arrays(found), found.host)
+    except CheckpointError as error:
+      if not self.is_complete(step):
+        raise self.missing(step) from error
+      raise
+
+  def _read_arrays(self, found: manifest.Manifest) -> dict[str, np.ndarray]:
+    """The arrays that a manifest describes, equal to the byte."""
     folder = self._path(found.step)
     # The files first: on damaged ones Orbax may do anything, and what it refuses after that is not for lack of bytes.
     if fault := disk.first_fault(folder, found.files):
@@ -146,7 +174,8 @@ class Layout:
     arrays = {name: np.empty(spec.shape, spec.dtype) for name, spec in found.arrays.items() if not spec.size}
     if found.files:
       try:
-        arrays.update(orbax_io.read(folder))
+        for part in found.parts:
+          arrays.update(orbax_io.read(os.path.join(folder, part)))
       except MemoryError:
         raise
       except Exception as error:

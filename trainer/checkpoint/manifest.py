@@ -16,7 +16,8 @@ import xxhash
 
 from trainer.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)  # 1 had no parts: one process wrote each step
 
 # Dtypes that come back exactly as they went in, by numpy's name.
 DTYPES = frozenset(
@@ -59,6 +60,7 @@ class Manifest:
     arrays: every array by name, those without elements (which Orbax does not store) included.
     files: every file of Orbax by its path relative to the folder, parts joined by '/'.
     orbax: version of Orbax that wrote the files.
+    parts: Orbax' folders relative to the step's, '' for that one itself; the files are in them.
   """
 
   step: int
@@ -67,6 +69,7 @@ class Manifest:
   arrays: dict[str, ArraySpec]
   files: dict[str, FileSpec]
   orbax: str
+  parts: tuple[str, ...] = ('',)
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -90,7 +93,7 @@ def decode(raw: bytes) -> Manifest:
     raise ValueError('the manifest is not valid JSON of ours') from error
   if not genuine:
     raise ValueError('the manifest does not match its own hash')
-  if body['format'] != FORMAT:
+  if body['format'] not in _READABLE:
     raise ConfigError(
       f'the checkpoint has format {body["format"]}, this version of the program reads {FORMAT}: '
       'use the version that wrote it'
@@ -102,6 +105,7 @@ def decode(raw: bytes) -> Manifest:
     arrays={name: ArraySpec(tuple(spec.pop('shape')), **spec) for name, spec in body['arrays'].items()},
     files={path: FileSpec(**spec) for path, spec in body['files'].items()},
     orbax=body['orbax'],
+    parts=tuple(body.get('parts', ('',))),
   )
 
 

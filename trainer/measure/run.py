@@ -121,30 +121,30 @@ class Measurement:
       folder: a new one for it, which is removed again.
       step_seconds: of a step while nothing is saved.
     """
-    chief = self.session.cluster.is_chief
-    checkpoints = Checkpoints(folder, keep=1, keep_best=0, best_mode='max', writer=True) if chief else None
+    session, chief = self.session, self.session.cluster.is_chief
+    sizes, member = session.state.sizes(), session.cluster.worker_index if session.writers > 1 else 0
+    checkpoints = Checkpoints(
+      folder, keep=1, keep_best=0, best_mode='max', writer=chief, member=member, members=session.writers
+    )
     try:
       started = time.monotonic()
-      arrays = self.session.state.snapshot(wanted=chief)
-      if checkpoints:
-        checkpoints.save(self._done, arrays, self.session.host())
+      session.save(checkpoints, checkpoints.begin(session.state.progress.step, sizes) if chief else 0)
       blocked, during = time.monotonic() - started, []
       saving = True
       while saving:
         during.append(self._window(self.own, 1).seconds)
-        saving = checkpoints is not None and checkpoints.saving_for() is not None
-        saving = bool(agreement.from_chief(self.session.strategy, self.session.cluster, saving))
-      if checkpoints:
-        checkpoints.wait()
+        saving = checkpoints.saving_for() is not None
+        saving = bool(agreement.from_chief(session.strategy, session.cluster, saving))
+      checkpoints.wait()
     finally:
-      if checkpoints:
-        checkpoints.close()
+      checkpoints.close()
+      if chief:
         shutil.rmtree(folder)
     slower = statistics.fmean(during) / step_seconds - 1
     return {
-      'bytes': sum(array.nbytes for array in arrays.values()),
+      'bytes': sum(sizes.values()),
       'blocked_seconds': blocked,
-      'seconds': checkpoints.save_seconds if checkpoints else None,
+      'seconds': checkpoints.save_seconds,
       'steps_meanwhile': len(during),
       'slower': slower,
     }

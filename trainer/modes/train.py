@@ -104,6 +104,8 @@ def _train(
     keep_best=config.checkpoint.keep_best,
     best_mode=session.best_mode,
     writer=where.is_chief,
+    member=where.worker_index if session.writers > 1 else 0,
+    members=session.writers,
   )
   phases.enter('restore')
   if where.is_chief:
@@ -128,6 +130,9 @@ def _train(
   guard = Guard(session, directory.file(BAD_STEPS))
   try:
     _to_the_end(Loop(session, checkpoints, reporter, guard, command.stop, phases, watchdog), phases)
+  except _PEER_ERRORS:
+    checkpoints.give_up()
+    raise
   except DATA_ERRORS as error:
     fault = session.pipeline.corrupt(error)
     if fault is error and where.num_workers > 1:  # a collective hands on what another worker met

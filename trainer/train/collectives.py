@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -54,9 +54,14 @@ class Slices:
 
     self._function(slices, lambda: self._strategy.run(replica))()
 
-  def wholes(self, slices: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Slices of all parameters -> arrays of the parameters' shapes, in the slices' dtype; a bucket at a time."""
-    found: list[Any] = [None] * len(slices)
+  def wholes(self, slices: Sequence[keras.Variable], wanted: Mapping[int, str]) -> dict[str, np.ndarray]:
+    """Slices of all parameters -> arrays of the shapes of some of them, in the slices' dtype; a bucket at a time.
+
+    Args:
+      slices: in the parameters' order.
+      wanted: which of them this process wants -> the name under which it gets the array.
+    """
+    found: dict[str, np.ndarray] = {}
     for bucket in self._sharding.buckets:
       sent = [slices[index] for index in bucket]
 
@@ -64,9 +69,11 @@ class Slices:
         return Replicas().gather(tf.concat([variable.value for variable in sent], 0))
 
       gathered = self._function(sent, lambda replica=replica: self._strategy.run(replica), 'whole')()
-      together = self._strategy.experimental_local_results(gathered)[0].numpy()
-      for index, whole in zip(bucket, self._sharding.cut(together, bucket), strict=True):
-        found[index] = whole.astype(stored(slices[index]).dtype.as_numpy_dtype, copy=False)
+      together = self._strategy.experimental_local_results(gathered)[0]
+      if wanted.keys() & set(bucket):
+        for index, whole in zip(bucket, self._sharding.cut(together.numpy(), bucket), strict=True):
+          if index in wanted:
+            found[wanted[index]] = np.array(whole, stored(slices[index]).dtype.as_numpy_dtype)
     return found
 
   def _function(self, variables: Sequence[keras.Variable], body: Any, what: str = '') -> Any:

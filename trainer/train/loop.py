@@ -130,21 +130,23 @@ class Loop:
     return step != self.saved_step and (asked or bool(every and step and step % every == 0))
 
   def _save(self) -> None:
-    chief = self.session.cluster.is_chief
-    arrays = self.session.state.snapshot(wanted=chief)  # by all processes, as each may have a part of it
-    if chief:
-      if self.stopping and not self._fits_before_the_end():
-        return
-      try:
-        self.reporter.sync()
-        self.checkpoints.save(self.progress.step, arrays, self.session.host(), metric=self.metric)
-      except ConfigError as error:  # a checkpoint must not be newer than the rows of metrics before it
-        self.checkpoints.refused(self.progress.step, error)
-      except CheckpointError:
-        if not self.stopping:
-          raise
-        return  # `_leave` says what is saved, and what is not
+    token = self._begin() if self.session.cluster.is_chief else 0
+    self.session.save(self.checkpoints, token, self.metric)
     self.saved_step, self.saved_at, self.save_asked = self.progress.step, time.monotonic(), False
+
+  def _begin(self) -> int:
+    """The chief's word on a save that is due: its token, or 0 for none."""
+    if self.stopping and not self._fits_before_the_end():
+      return 0
+    try:
+      self.reporter.sync()
+      return self.checkpoints.begin(self.progress.step, self.session.state.sizes(), metric=self.metric)
+    except ConfigError as error:  # a checkpoint must not be newer than the rows of metrics before it
+      self.checkpoints.refused(self.progress.step, error)
+    except CheckpointError:
+      if not self.stopping:
+        raise
+    return 0  # where it stops, `_leave` says what is saved, and what is not
 
   def _fits_before_the_end(self) -> bool:
     """Whether to begin a save though this machine will be taken away soon.

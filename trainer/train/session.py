@@ -56,6 +56,35 @@ class Session:
     """What a checkpoint holds beside the variables."""
     return {'progress': self.state.host(), 'data': self.pipeline.fingerprint, 'task': self.task.state()}
 
+  @property
+  def writers(self) -> int:
+    """Processes that write a checkpoint together: one, as long as each has all that is in it.
+
+    The chief alone can complete a save after a worker was lost. Where the state is in slices, no process needs to have
+    all of it at once.
+    """
+    return self.cluster.num_workers if self.state.sharding else 1
+
+  def save(self, checkpoints: Checkpoints, token: int, metric: float | None = None) -> bool:
+    """Begins to save the state in the background; all processes call it together.
+
+    Args:
+      checkpoints: of `writers` processes.
+      token: the chief's, from `begin`; of the others it does not count.
+      metric: ranks the step among the best.
+
+    Returns:
+      Whether a save has begun.
+    """
+    token = agreement.from_chief(self.strategy, self.cluster, token)
+    if not token:
+      return False
+    member = self.cluster.is_chief or self.writers > 1
+    arrays = self.state.snapshot(checkpoints.share(self.state.sizes()) if member else ())
+    if member:
+      checkpoints.save(self.state.progress.step, arrays, self.host(), metric=metric, token=token)
+    return True
+
   def restore(self, restored: Restored) -> None:
     """Puts a checkpoint in place of the state.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
@@ -135,22 +136,30 @@ class TrainState:
       held['weights'] += sum(_bytes(variable) for variable in self.trainable)
     return held
 
-  def snapshot(self, *, wanted: bool = True) -> dict[str, np.ndarray]:
-    """Name -> value of each variable, as they are now. All processes of a run take one together.
+  def sizes(self) -> dict[str, int]:
+    """Name -> bytes of each variable as a whole."""
+    return {name: math.prod(shape) * tf.as_dtype(dtype).size for name, (shape, dtype) in self.expected().items()}
 
-    Where it is not `wanted`, this process only gives what others gather, and gets {}.
+  def snapshot(self, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Name -> value of those variables, as they are now. All processes of a run take one together.
+
+    Args:
+      names: that this process wants, None: all; of the others it only gives what other processes gather.
 
     On a CPU the arrays alias TensorFlow's buffers, which are copied on the next write, so this takes milliseconds and
     the values stay as they are; from an accelerator it is the copy to the host. What is in slices is gathered from all
     replicas first, a bucket at a time. Do not write to the arrays.
     """
-    wholes = self._wholes()
-    if not wanted:
-      return {}
-    return {name: wholes[name] if name in wholes else _alias(v) for name, v in self.variables.items()}
+    names = self.variables.keys() if names is None else names
+    wholes = self._wholes(names)
+    return {
+      name: wholes[name] if name in wholes else _alias(variable)
+      for name, variable in self.variables.items()
+      if name in names
+    }
 
-  def _wholes(self) -> dict[str, np.ndarray]:
-    """Name -> value of what is in slices; a set of slices of all parameters, such as their momenta, at a time."""
+  def _wholes(self, wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """Name -> value of what is wanted and in slices; slices of all parameters, such as their momenta, at a time."""
     if not self._travel:
       return {}
     kinds: dict[int, list[str]] = {}  # the how many-th slice of its parameter -> names, in the parameters' order
@@ -160,7 +169,8 @@ class TrainState:
       kinds.setdefault(seen[index], []).append(name)
     found: dict[str, np.ndarray] = {}
     for names in kinds.values():
-      found.update(zip(names, self._travel.wholes([self.variables[name] for name in names]), strict=True))
+      slices = [self.variables[name] for name in names]
+      found.update(self._travel.wholes(slices, {place: name for place, name in enumerate(names) if name in wanted}))
     return found
 
   def restore(self, arrays: dict[str, np.ndarray]) -> None:
