@@ -77,7 +77,7 @@ def start_server() -> None:
       os.environ['PYTHONPATH'] = path
 
 
-def run(programs: list[Program], *, timeout: float = 120.0) -> list[Ended]:
+def run(programs: list[Program], *, timeout: float = 300.0) -> list[Ended]:
   """Runs the workers of one attempt to their end.
 
   One that is stopped by SIGSTOP is continued, if it is alone; of several it is killed when the others have ended.

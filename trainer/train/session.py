@@ -25,6 +25,8 @@ from trainer.train.evaluate import Evaluator
 from trainer.train.state import TrainState
 from trainer.train.step import FIRST_LOSS_SCALE, TrainStep, has_synchronized_statistics
 
+_NAMED = 3  # layers listed in a warning
+
 
 @dataclasses.dataclass
 class Session:
@@ -216,7 +218,7 @@ def _warn_of_batch_statistics(model: keras.Model, where: cluster.Cluster) -> Non
     logging.warning(
       'batch statistics are those of each replica alone (1/%d of the batch) in %s; synchronized=True, or a '
       'normalisation that does not look at other examples, makes the result independent of their number',
-      where.replicas, ', '.join(names),
+      where.replicas, ', '.join(names[:_NAMED]) + (f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''),
     )  # fmt: skip
 
 
