@@ -107,6 +107,13 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'keep_best': Field(1, 'best checkpoints that are kept beside them', at_least(0)),
   },
   'init_from': warm_start.FIELDS,
+  'profile': {
+    'at_step': Field(0, 'trace this step and those of its block, for TensorBoard; 0: none', at_least(0)),
+    'steps': Field(10, 'steps that a trace covers at least; it ends with a block', at_least(1)),
+    'slow_factor': Field(0.0, 'trace when the steps of a block took more than so many times the median; 0: never', at_least(0)),
+    'slow_every_seconds': Field(600.0, 'least time between two such traces', at_least(0)),
+    'slow_most': Field(5, 'most such traces of one attempt', at_least(1)),
+  },
   'benchmark': {
     'windows': Field(20, 'windows measured with each kind of input', at_least(2)),
     'window_seconds': Field(1.0, 'about how long a window takes; at least a step', above(0)),

@@ -10,13 +10,12 @@ def test_nothing_measured_is_none_and_never_zero():
     assert rate.step_milliseconds is None
 
 
-def test_the_block_that_compiles_does_not_count():
+def test_blocks_that_compile_or_are_traced_do_not_count():
   throughput = Throughput(10)
   assert throughput.add(1, 30.0) is False
   assert throughput.total == Rate(0, 0.0, 10)
   assert throughput.add(5, 0.5) is True
-  throughput.expect_compilation()
-  assert throughput.add(5, 20.0) is False
+  assert throughput.add(5, 20.0, traced=True) is False
   assert throughput.add(15, 1.5) is True
   assert throughput.total == Rate(20, 2.0, 10)
   assert throughput.total.examples_per_second == pytest.approx(100)

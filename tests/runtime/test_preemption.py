@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 HINT = '(a second SIGINT stops at once, without saving)'
 SAVING = 'trainer: SIGUSR1: saving at the next agreed step, and going on\n'
-OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def said(reason: str) -> str:
@@ -286,7 +286,7 @@ def test_sigusr1_before_the_first_step_is_remembered(start):
   assert process.stdout.readline() == 'True True False\n'
 
 
-def test_no_wish_to_save_is_lost_or_doubled():
+def test_no_wish_to_save_or_to_trace_is_lost_or_doubled():
   stop = Stop()
   stop.install()
   try:
@@ -295,6 +295,9 @@ def test_no_wish_to_save_is_lost_or_doubled():
       assert stop.save_requested
       assert stop.take_save_request()
       assert not stop.take_save_request()
+      os.kill(os.getpid(), signal.SIGUSR2)
+      assert stop.take_profile_request()
+      assert not stop.take_profile_request() and not stop.save_requested
     assert not stop.requested
   finally:
     stop.uninstall()

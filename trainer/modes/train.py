@@ -13,6 +13,7 @@ from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import EXIT_RUN_AGAIN, ConfigError, RunAgain
 from trainer.report import words
 from trainer.report.banner import banner
+from trainer.report.profiles import Profiler
 from trainer.report.reporter import CHECKPOINTS, METRICS, TENSORBOARD, Reporter
 from trainer.runtime import agreement, cluster
 from trainer.runtime.notices import Notices, stop_file
@@ -128,8 +129,12 @@ def _train(
   watchdog.saving = lambda: checkpoints.saving_for() is not None
   notices.save_seconds = lambda: checkpoints.save_seconds or 0.0
   guard = Guard(session, directory.file(BAD_STEPS))
+  profiler = Profiler(
+    directory.file(TENSORBOARD), config.profile, phases, workdir=directory.path if where.is_chief else '',
+    asked=command.stop.take_profile_request,
+  )  # fmt: skip
   try:
-    _to_the_end(Loop(session, checkpoints, reporter, guard, command.stop, phases, watchdog), phases)
+    _to_the_end(Loop(session, checkpoints, reporter, guard, command.stop, phases, watchdog, profiler), phases)
   except _PEER_ERRORS:
     checkpoints.give_up()
     raise
@@ -142,6 +147,7 @@ def _train(
     phases.enter('save_block')
     checkpoints.close()
     phases.enter('other')
+    profiler.close()
     reporter.close()
 
 

@@ -59,15 +59,16 @@ class Reporter:
       run_record.append(directory.file(RUN), self._record())
       self._say(banner(self._facts(changed)))
 
-  def block(self, step: int, steps: int, seconds: float) -> bool:
-    """A block of steps has ended; returns whether its duration is a measurement (the first, which compiles, is none).
+  def block(self, step: int, steps: int, seconds: float, *, traced: bool = False) -> bool:
+    """A block of steps has ended; returns whether its duration is a measurement (trainer/report/throughput.py).
 
     Args:
       step: steps done.
       steps: steps of the block.
       seconds: its duration, devices idle at both ends.
+      traced: whether a trace was made of it.
     """
-    counts = self._throughput.add(steps, seconds)
+    counts = self._throughput.add(steps, seconds, traced=traced)
     if self._chief:
       self._progress.block(step, self._throughput.window)
     return counts

@@ -1,8 +1,8 @@
 """How fast training is: examples and steps over the seconds of the blocks alone.
 
 The loop hands over each block of steps with the seconds between two device syncs. Whatever happens between blocks
-(evaluation, saving, logging) is thus not in it; the first block, which compiles, is left out here. Where nothing has
-been measured there is no number: None, which is printed as n/a, and never 0.
+(evaluation, saving, logging) is thus not in it; the first block, which compiles, and blocks of which a trace was made
+are left out here. Where nothing has been measured there is no number: None, which is printed as n/a, and never 0.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ class Throughput:
     self._compiles = True
     self._window = self._total = Rate(0, 0.0, batch_size)
 
-  def add(self, steps: int, seconds: float) -> bool:
+  def add(self, steps: int, seconds: float, *, traced: bool = False) -> bool:
     """Takes a block; returns whether it counts.
 
     Args:
       steps: optimizer steps in it.
       seconds: from its start, with the devices idle, to its end, with the devices idle again.
+      traced: whether a trace was made of it, which takes time of its own.
     """
-    if self._compiles:
+    if self._compiles or traced:
       self._compiles = False
       return False
     self._window, self._total = (
@@ -59,10 +60,6 @@ class Throughput:
       for rate in (self._window, self._total)
     )
     return True
-
-  def expect_compilation(self) -> None:
-    """The next block holds a compilation and does not count, as the first one does not."""
-    self._compiles = True
 
   def take_window(self) -> Rate:
     """The rate since this was last called."""

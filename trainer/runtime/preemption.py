@@ -4,7 +4,7 @@ SIGTERM and SIGINT are sources of it here. Others (notices.py: a metadata server
 `Stop.request`, from any thread. The loop reads the flag and has all processes stop at one agreed step. Nothing here
 stops anything by itself, but for the second SIGINT, and for a request that comes while there is nothing to save.
 
-SIGUSR1 is the wish to save and go on.
+SIGUSR1 is the wish to save and go on, SIGUSR2 the wish to see what a step does with its time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from trainer.errors import EXIT_RUN_AGAIN
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_SIGNALS = (*_STOP_SIGNALS, signal.SIGUSR1)
+_SIGNALS = (*_STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 _AT_ONCE = 'a second SIGINT stops at once, without saving'
 _END = b'\0'  # no signal has this number
 _BEFORE_EXIT_SECONDS = 2.0
@@ -58,7 +58,7 @@ class Stop:
     self._requested_at: float | None = None
     self._grace_seconds: float | None = None
     self._first = threading.Lock()  # taken once, by the first request or by `release`, and never given back
-    self._save = False
+    self._save = self._profile = False
     self._previous: dict[signal.Signals, Any] = {}
     self._signals: tuple[signal.Signals, ...] = ()
     self._wakeup = -1
@@ -125,12 +125,17 @@ class Stop:
     self._save = False  # a request that came just before this is served by the save that follows
     return True
 
+  def take_profile_request(self) -> bool:
+    """Whether SIGUSR2 has come since the last call. For the main thread."""
+    asked, self._profile = self._profile, False
+    return asked
+
   def install(self) -> None:
-    """Makes SIGTERM, SIGINT and SIGHUP set the flag, and SIGUSR1 ask for a save.
+    """Makes SIGTERM, SIGINT and SIGHUP set the flag, SIGUSR1 ask for a save, and SIGUSR2 for a trace.
 
     SIGHUP, which comes when a terminal or an ssh connection is closed, stays ignored where nohup says so. A second
     SIGINT ends the process at once, with exit code 130. To be called in the main thread, and early: what arrives before
-    has its default effect, and that of SIGUSR1 is to kill.
+    has its default effect, and that of SIGUSR1 and SIGUSR2 is to kill.
 
     Raises:
       ValueError: this is not the main thread.
@@ -164,7 +169,7 @@ class Stop:
       self._ours = {number: _action(number) for number in self._signals}
 
   def release(self) -> None:
-    """From now on SIGTERM, SIGINT, SIGHUP and SIGUSR1 are ignored, and requests have no effect.
+    """From now on all these signals are ignored, and requests have no effect.
 
     To be called in the main thread when all is saved and the process is about to leave with its exit code. The
     interpreter's finalization puts back the default effect of signals that have a handler, so that a late SIGTERM would
@@ -214,6 +219,8 @@ class Stop:
     if number == signal.SIGUSR1:
       # Here and not in the listener: the main thread also takes it, so one signal is never taken twice.
       self._save = True
+    elif number == signal.SIGUSR2:
+      self._profile = True
     elif not self.at_once:
       self._request_for(number)
     # An event loop that the main thread runs has the descriptor for itself meanwhile (uvloop, which Orbax uses).

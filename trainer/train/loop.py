@@ -21,6 +21,7 @@ from absl import logging
 from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.errors import ConfigError, RunAgain
 from trainer.report import words
+from trainer.report.profiles import Profiler
 from trainer.report.reporter import Reporter
 from trainer.runtime.phases import Phases
 from trainer.runtime.preemption import Stop
@@ -47,9 +48,10 @@ class Loop:
     stop: Stop,
     phases: Phases,
     watchdog: Watchdog,
+    profiler: Profiler,
   ):
     self.session, self.config, self.checkpoints, self.reporter = session, session.config, checkpoints, reporter
-    self.guard, self.stop, self.phases, self.watchdog = guard, stop, phases, watchdog
+    self.guard, self.stop, self.phases, self.watchdog, self.profiler = guard, stop, phases, watchdog, profiler
     self.step = session.train_step()
     self.evaluator = session.evaluator()
     self.total = session.config.train.steps
@@ -195,6 +197,7 @@ class Loop:
     control = [self.stop.requested, save, self._wanted_block_steps() if chief else 0]
     self.phases.enter('step' if self.compiled else 'compile')
     self.watchdog.block(steps)
+    traced = self.profiler.before(self.progress.step, steps)
     started = time.monotonic()
     self.blocks_began = self.blocks_began[1], started
     first = tf.constant(self.progress.step, tf.int64)
@@ -204,7 +207,9 @@ class Loop:
     self.compiled, self.stop.at_once = True, False  # from now on there is something to save
     rollback = self._take(rows)
     self.phases.progress(self.progress.step, seconds, float(waited.numpy()))
-    if self.reporter.block(self.progress.step, steps, seconds):
+    counts = self.reporter.block(self.progress.step, steps, seconds, traced=traced)
+    self.profiler.after(self.progress.step, steps, seconds, counts)
+    if counts:
       self.step_seconds = seconds / steps
       self.watchdog.measured(self.step_seconds)
     if rollback is not None:

@@ -11,6 +11,7 @@ from typing import IO, Any
 from trainer import config as config_lib
 from trainer import durable
 from trainer.errors import ConfigError
+from trainer.report.profiles import PROFILE_FILE
 from trainer.runtime.notices import STOP_FILE
 
 CONFIG = 'config.json'
@@ -44,7 +45,7 @@ class Workdir:
     """
     try:
       os.makedirs(self.path, exist_ok=True)
-      entries = set(os.listdir(self.path)) - {STOP_FILE, PLAN, BENCHMARK}
+      entries = set(os.listdir(self.path)) - {STOP_FILE, PROFILE_FILE, PLAN, BENCHMARK}
       # The lock is the first thing that a run makes: a kill may leave it with nothing, or half a file, beside it.
       if entries and not entries & {_LOCK, CONFIG}:
         raise ConfigError(

@@ -9,7 +9,7 @@ import sys
 
 from trainer.runtime.preemption import Stop
 
-LATE = [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+LATE = [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
 
 
 class Last:
