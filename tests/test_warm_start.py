@@ -28,11 +28,13 @@ def test_it_begins_where_the_other_ended(run_trainer, tmp_path):
     '--config.optimizer.ema_decay=0.5',
   )
   began = run('second', 1, *warm)
-  assert f'Begins with 6 variables from {tmp_path / "first"}.' in began.stdout
+  assert f'  begins with   6 variables from {tmp_path / "first"}\n' in began.stdout
+  (attempt,) = json.loads((tmp_path / 'second' / 'run.json').read_text())['attempts']
+  assert len(attempt['init_from']['set']) == 6 and attempt['init_from']['left_random'] == []
   second = rows(tmp_path / 'second')[-1]
   assert second['split'] == 'eval' and abs(second['loss'] - first['loss']) < 1e-5
   again = run('second', 2, *warm)
-  assert 'Begins with' not in again.stdout
+  assert 'begins with' not in again.stdout
   assert abs(rows(tmp_path / 'second')[-1]['loss'] - first['loss']) < 1e-5
   wrong = run('third', 1, *warm, '--config.model.hidden=(7,)', check=False)
   assert wrong.returncode == 2 and 'has in another shape' in wrong.stderr

@@ -75,7 +75,7 @@ def test_a_head_is_left_random_and_what_is_not_used_is_said(tmp_path):
     warm_start.read(fields(tmp_path), SHAPES)
   start = warm_start.read(fields(tmp_path, exclude=('net/head/.*',)), SHAPES)
   assert start.kept == ['net/head/kernel'] and start.unused == ['net/head/kernel', 'net/more/kernel']
-  assert start.words('X') == (
+  assert warm_start.words(start.record('X')) == (
     '2 variables from X; left random: net/head/kernel; not used of it: net/head/kernel, net/more/kernel'
   )
   with pytest.raises(ConfigError, match=r"exclude has 'net/haed/\.\*', which matches no variable"):
@@ -99,6 +99,20 @@ def test_positions_are_interpolated_where_that_is_asked_for(tmp_path):
   np.testing.assert_allclose(start.arrays['net/positions'][0, :, 0], np.arange(7))
   shorter = warm_start.read(fields(tmp_path, resize_positions=True), {'net/positions': (1, 2, 2)})
   np.testing.assert_array_equal(shorter.arrays['net/positions'], table[:, [0, 3]])
+
+
+def test_positions_of_an_image_are_interpolated_in_both_directions(tmp_path):
+  rows, columns = np.mgrid[0:3, 0:3].astype(np.float32)
+  grid = np.stack([rows, columns], -1).reshape(1, 9, 2)
+  table = np.concatenate([np.full((1, 1, 2), 9.0, np.float32), grid], 1)
+  rows, columns = np.mgrid[0:5, 0:5].astype(np.float32) / 2
+  expected = np.stack([rows, columns], -1).reshape(25, 2)
+  run(tmp_path, {1: {'model/embedding/positions': table}})
+  start = warm_start.read(fields(tmp_path, resize_positions=True), {'embedding/positions': (1, 26, 2)})
+  np.testing.assert_allclose(start.arrays['embedding/positions'][0, 0], [9.0, 9.0], err_msg='the class token keeps its')
+  np.testing.assert_allclose(start.arrays['embedding/positions'][0, 1:], expected)
+  with pytest.raises(ConfigError, match='in another shape'):
+    warm_start.read(fields(tmp_path, resize_positions=True), {'embedding/positions': (1, 24, 2)})
 
 
 def net():
@@ -156,7 +170,7 @@ def test_safetensors_under_other_names(tmp_path):
 def test_a_table_of_names_that_is_none(tmp_path, text):
   run(tmp_path, {1: model_of(1)})
   (tmp_path / 'names.json').write_text(text)
-  with pytest.raises(ConfigError, match=r'init_from\.names=.* is no JSON list of \[pattern, name\]'):
+  with pytest.raises(ConfigError, match=r'names=.* is neither one of gpt2, .* nor a JSON list of \[pattern, name'):
     warm_start.read(fields(tmp_path, names=str(tmp_path / 'names.json')), SHAPES)
 
 

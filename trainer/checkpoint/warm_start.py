@@ -1,10 +1,9 @@
 """Weights of an earlier training as those that a run begins with: which file has which, and what is left as it was.
 
-Read are the checkpoints of a run (its averaged weights, where it kept an average), `.keras` and `.safetensors` files,
-and `.weights.h5` files, which name a weight by its layer's class and number ('layers/dense_1/vars/0'). A name is that
-of the variable; for other names there is a table, a JSON list of [pattern, replacement]: the first regular expression
-that a variable's whole path matches gives the name in the file, with groups put in. A third element 'transpose' turns
-a matrix round.
+Read are the checkpoints of a run (its averaged weights, where it kept an average), `.keras` and `.safetensors` files
+(also several with their index), and `.weights.h5` files, which name a weight by its layer's class and number
+('layers/dense_1/vars/0'). A name is that of the variable. For other names there is a table: one of published.py, or a
+JSON list of [pattern, name, operation, ...] as it is described there.
 
 Nothing is left out in silence: a variable that is not found is an error, unless `init_from.exclude` names it.
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,12 @@ import tensorflow as tf
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.choice import choose
 from trainer.checkpoint.errors import CheckpointError
+from trainer.checkpoint.published import TABLES, Table, known, reshaped, rows
 from trainer.errors import ConfigError
 from trainer.fields import Field, nearest
 
 _NAMED = 3  # names listed in an error: enough to recognise the model, and still one line
+_LISTED = 8  # and in the banner
 
 
 def _check_patterns(patterns: tuple[str, ...]) -> str:
@@ -42,7 +44,7 @@ def _check_patterns(patterns: tuple[str, ...]) -> str:
 FIELDS: dict[str, Field] = {
   'path': Field('', 'first weights: a run, or a .keras, .weights.h5 or .safetensors file; empty: random', fixed=True),
   'step': Field('latest', "of a run: 'latest', 'best' or a step"),
-  'names': Field('', 'JSON file with a list of [pattern, name in the file]; empty: the names are the same'),
+  'names': Field('', 'names in the file: a table of published.py, or a JSON file of [pattern, name]; empty: the same'),
   'exclude': Field((), 'regular expressions of variables that keep their random weights, e.g. a head', _check_patterns),
   'resize_positions': Field(False, 'a table of positions of another length is interpolated; otherwise it is an error'),
 }  # fmt: skip
@@ -64,13 +66,23 @@ class Start:
   resized: list[str]
   unused: list[str]
 
-  def words(self, path: str) -> str:
-    """One line for people."""
-    parts = [f'{len(self.arrays)} variables from {path}']
-    for what, names in (('resized', self.resized), ('left random', self.kept), ('not used of it', self.unused)):
-      if names:
-        parts.append(f'{what}: {", ".join(names)}')
-    return '; '.join(parts)
+  def record(self, path: str) -> dict[str, Any]:
+    """What became of every variable, and of every name in the file, for run.json."""
+    return {
+      'path': path, 'set': list(self.arrays), 'resized': self.resized, 'left_random': self.kept, 'not_used': self.unused
+    }  # fmt: skip
+
+
+def words(record: Mapping[str, Any]) -> str:
+  """A record of `Start` in a line for people, which run.json completes."""
+  parts = [f'{len(record["set"])} variables from {record["path"]}']
+  for what, names in (
+    ('resized', record['resized']), ('left random', record['left_random']), ('not used of it', record['not_used']),
+  ):  # fmt: skip
+    if names:
+      more = f' and {len(names) - _LISTED} more (run.json)' if len(names) > _LISTED else ''
+      parts.append(f'{what}: {", ".join(names[:_LISTED])}{more}')
+  return '; '.join(parts)
 
 
 def read(fields: Any, variables: Mapping[str, Sequence[int]]) -> Start:
@@ -84,7 +96,8 @@ def read(fields: Any, variables: Mapping[str, Sequence[int]]) -> Start:
     ConfigError: the file cannot be read; a variable is not in it, or in another shape; a pattern matches nothing.
   """
   found = _arrays(fields)
-  renamed = _table(fields.names)
+  table = _table(fields.names)
+  found = {name.removeprefix(table.prefix): array for name, array in found.items()}
   arrays, kept, resized, used, missing, different = {}, [], [], set(), [], []
   for pattern in fields.exclude:
     if not any(re.fullmatch(pattern, path) for path in variables):
@@ -96,24 +109,33 @@ def read(fields: Any, variables: Mapping[str, Sequence[int]]) -> Start:
     if any(re.fullmatch(pattern, path) for pattern in fields.exclude):
       kept.append(path)
       continue
-    name, transposed = _name(path, renamed)
+    name, operations = table.find(path, found)
     if name not in found:
       missing.append(f'{path} (as {name})' if name != path else path)
       continue
     used.add(name)
-    array = found[name].T if transposed else found[name]
+    try:
+      array = reshaped(found[name], operations)
+    except ValueError as error:
+      raise ConfigError(
+        f'init_from.path={fields.path!r} has {name} of shape {list(found[name].shape)}, which init_from.names cannot '
+        f'make into {path}: {error}'
+      ) from error
     if array.shape != tuple(shape) and fields.resize_positions and _is_position_table(path, array.shape, shape):
-      array = _interpolated(array, shape)
+      array = _interpolated(path, array, shape)
       resized.append(path)
     if array.shape != tuple(shape):
       different.append(f'{path} ({list(array.shape)}, must be {list(shape)})')
-    arrays[path] = array
+    # Published weights may be in 16 bits; ours are trained in 32.
+    arrays[path] = array.astype(np.float32) if array.dtype.name in ('float16', 'bfloat16') else array
   for what, names in (('does not have', missing), ('has in another shape', different)):
     if names:
       more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+      kind = known(found)
+      hint = f' (its names are those of {kind!r})' if kind and fields.names != kind else ''
       raise ConfigError(
         f'init_from.path={fields.path!r} {what} {", ".join(names[:_NAMED])}{more}: name them otherwise with '
-        'init_from.names, or leave them random with init_from.exclude'
+        f'init_from.names{hint}, or leave them random with init_from.exclude'
       )
   return Start(arrays, kept, resized, sorted(found.keys() - used))
 
@@ -126,10 +148,13 @@ def _arrays(fields: Any) -> dict[str, np.ndarray]:
     return _of_weights_h5(path)
   if path.endswith('.safetensors'):
     return _of_safetensors(path)
+  if path.endswith('.safetensors.index.json'):
+    return _of_index(path)
   folder = os.path.join(path, 'checkpoints')
   if not tf.io.gfile.isdir(folder):
     raise ConfigError(
-      f'init_from.path={path!r} is no work directory of a run, .keras, .weights.h5 or .safetensors file'
+      f'init_from.path={path!r} is no work directory of a run, .keras, .weights.h5 or .safetensors file, nor the index '
+      'of such files (.safetensors.index.json)'
     )
   checkpoints = Checkpoints(folder, keep=1, keep_best=0, best_mode='max', writer=False)
   try:
@@ -184,32 +209,37 @@ def _of_safetensors(path: str) -> dict[str, np.ndarray]:
     raise ConfigError(f'init_from.path={path!r} cannot be read: {error}') from error
 
 
-def _table(path: str) -> list[tuple[re.Pattern[str], str, bool]]:
-  """The rows of a table of names: (pattern, replacement, whether the matrix is turned round)."""
-  if not path:
-    return []
+def _of_index(path: str) -> dict[str, np.ndarray]:
+  """The tensors of several files, as an index beside them names them."""
   try:
     with tf.io.gfile.GFile(path) as file:
-      rows = json.load(file)
-    return [(re.compile(pattern), name, bool(_turned(rest))) for pattern, name, *rest in rows]
-  except (tf.errors.OpError, ValueError, TypeError, re.error) as error:
+      names = sorted(set(json.load(file)['weight_map'].values()))
+    if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):
+      raise ValueError('a file that it names does not lie beside it')
+  except (tf.errors.OpError, ValueError, LookupError, TypeError, AttributeError) as error:
+    raise ConfigError(f'init_from.path={path!r} is no index of safetensors files: {_one_line(error)}') from error
+  found: dict[str, np.ndarray] = {}
+  for name in names:
+    found |= _of_safetensors(os.path.join(os.path.dirname(path), name))
+  return found
+
+
+def _table(names: str) -> Table:
+  """The table that the field names."""
+  if not names or names in TABLES:
+    return TABLES.get(names, Table(()))
+  try:
+    with tf.io.gfile.GFile(names) as file:
+      return Table(rows(json.load(file)))
+  except (tf.errors.OpError, ValueError, TypeError) as error:
     raise ConfigError(
-      f"init_from.names={path!r} is no JSON list of [pattern, name] or [pattern, name, 'transpose']: "
-      f'{" ".join(str(error).split())}'
+      f'init_from.names={names!r} is neither one of {", ".join(TABLES)} nor a JSON list of [pattern, name, '
+      f'operation, ...]: {_one_line(error)}'
     ) from error
 
 
-def _turned(rest: list[str]) -> bool:
-  if rest not in ([], ['transpose']):
-    raise ValueError(f'{rest} behind a name')
-  return bool(rest)
-
-
-def _name(path: str, table: list[tuple[re.Pattern[str], str, bool]]) -> tuple[str, bool]:
-  for pattern, replacement, transposed in table:
-    if found := pattern.fullmatch(path):
-      return found.expand(replacement), transposed
-  return path, False
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())[:300]
 
 
 def _is_position_table(path: str, have: Sequence[int], want: Sequence[int]) -> bool:
@@ -218,11 +248,28 @@ def _is_position_table(path: str, have: Sequence[int], want: Sequence[int]) -> b
   return rest_is_same and 'position' in path
 
 
-def _interpolated(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-  """[..., positions, width] -> `shape`, linearly from the first position to the last."""
-  old, new = array.shape[-2], shape[-2]
+def _interpolated(path: str, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+  """[..., positions, width] -> `shape`, linearly from the first position to the last.
+
+  The patches of an image (ViT's `embedding/positions`, [1, positions, width]) lie in a square; there both sides are
+  interpolated, and the class token, where there is one, keeps its own. One that is no square is left as it is.
+  """
+  if array.ndim < 3 or not path.endswith('embedding/positions'):
+    return _stretched(array, array.ndim - 2, shape[-2])
+  for token in (1, 0):
+    sides = [math.isqrt(length - token) for length in (array.shape[-2], shape[-2])]
+    if [side * side + token for side in sides] == [array.shape[-2], shape[-2]]:
+      square = array[0, token:].reshape(sides[0], sides[0], -1)
+      square = _stretched(_stretched(square, 0, sides[1]), 1, sides[1])
+      return np.concatenate([array[:, :token], square.reshape(1, -1, array.shape[-1])], 1).astype(array.dtype)
+  return array
+
+
+def _stretched(array: np.ndarray, axis: int, new: int) -> np.ndarray:
+  """Interpolated linearly along an axis, to `new` places."""
+  old = array.shape[axis]
   place = np.linspace(0.0, old - 1.0, new)
   low = np.minimum(place.astype(int), max(old - 2, 0))
-  share = (place - low)[:, np.newaxis]
-  after = np.take(array, np.minimum(low + 1, old - 1), axis=-2)
-  return (np.take(array, low, axis=-2) * (1.0 - share) + after * share).astype(array.dtype)
+  share = (place - low).reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+  after = np.take(array, np.minimum(low + 1, old - 1), axis=axis)
+  return (np.take(array, low, axis=axis) * (1.0 - share) + after * share).astype(array.dtype)

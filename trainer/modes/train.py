@@ -118,14 +118,13 @@ def _train(
     )
   if restored > config.train.steps:
     raise ConfigError(f'train.steps={config.train.steps} is less than the {restored} steps already done: raise it')
-  if restored < 0 and config.init_from.path:
-    say = session.warm_start()
-    if where.is_chief:
-      print(say, flush=True)
+  first_weights = session.warm_start() if restored < 0 and config.init_from.path else None
   restored = max(restored, 0)
   ledger.resumed(restored)
   phases.enter('build', restored)
-  reporter = Reporter(directory, session, ledger, restored=restored, changed=changed, started=phases.began)
+  reporter = Reporter(
+    directory, session, ledger, restored=restored, changed=changed, started=phases.began, first_weights=first_weights
+  )
   watchdog.saving = lambda: checkpoints.saving_for() is not None
   notices.save_seconds = lambda: checkpoints.save_seconds or 0.0
   guard = Guard(session, directory.file(BAD_STEPS))

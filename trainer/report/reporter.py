@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import logging
 
+from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError, RunAgain
 from trainer.report import goodput, run_record, words
 from trainer.report.banner import banner, summary
@@ -29,7 +30,15 @@ class Reporter:
   """The reports of one attempt."""
 
   def __init__(
-    self, directory: Any, session: Any, ledger: Ledger, *, restored: int, changed: Sequence[str] = (), started: float
+    self,
+    directory: Any,
+    session: Any,
+    ledger: Ledger,
+    *,
+    restored: int,
+    changed: Sequence[str] = (),
+    started: float,
+    first_weights: Mapping[str, Any] | None = None,
   ):
     """Takes back the rows of steps that will be done again, records the attempt and prints the banner.
 
@@ -40,12 +49,13 @@ class Reporter:
       restored: the step that was restored; 0 if none was.
       changed: one line per config field that differs from the attempt before.
       started: `time.monotonic()` at the start of the attempt.
+      first_weights: where the run begins with others than random ones, what was set (trainer/checkpoint/warm_start.py).
 
     Raises:
       ConfigError: a file in the work directory cannot be written to.
     """
     self._directory, self._session, self._ledger = directory, session, ledger
-    self._started, self._restored = started, restored
+    self._started, self._restored, self._first_weights = started, restored, first_weights
     self._chief = session.cluster.is_chief
     self._throughput = Throughput(session.config.train.global_batch_size)
     self._train: Mapping[str, Any] = {}
@@ -158,6 +168,7 @@ class Reporter:
       'strategy': {'name': where.strategy, 'reason': where.reason},
       'precision': {'policy': how.policy, 'reason': how.policy_reason},
       'xla': {'on': how.xla, 'reason': how.xla_reason},
+      'init_from': self._first_weights,
     }
 
   def _facts(self, changed: Sequence[str]) -> list[tuple[str, str]]:
@@ -178,6 +189,7 @@ class Reporter:
       ('precision', f'{how.policy}: {how.policy_reason}'),
       ('XLA', f'{"on" if how.xla else "off"}: {how.xla_reason}'),
       ('model', f'{config.model.name}, {words.count(parameters)} parameters'),
+      ('begins with', warm_start.words(self._first_weights) if self._first_weights else ''),
       ('task', config.task.name),
       *_split_labels(session.pipeline.describe()),
       ('global batch', batch),

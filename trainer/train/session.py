@@ -102,8 +102,8 @@ class Session:
     self.state.restore(restored.arrays)
     self.state.restore_host(restored.host['progress'])
 
-  def warm_start(self) -> str:
-    """Sets the weights, and their average, to those that `init_from` names. Returns what was set, in words.
+  def warm_start(self) -> dict[str, Any]:
+    """Sets the weights, and their average, to those that `init_from` names. Returns a record of what was set.
 
     Raises:
       ConfigError: the file cannot be read, or is of another model.
@@ -114,7 +114,7 @@ class Session:
         if name in self.state.variables:
           self.state.assign(name, array)
     self.state.publish(self.state.masters)
-    return f'Begins with {start.words(self.config.init_from.path)}.'
+    return start.record(self.config.init_from.path)
 
   def restore_newest(self, checkpoints: Checkpoints) -> int:
     """Restores the newest intact checkpoint on all processes; the chief chooses. Returns its step, -1 if there is none.
