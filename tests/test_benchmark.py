@@ -35,7 +35,9 @@ def test_one_device(run_trainer, tmp_path):
   assert speed['examples_per_second'] == pytest.approx(64 * steps / seconds)
   assert len(speed['windows']) == len(found['input']['repeated']['windows']) == 3
   assert found['compute']['flops_per_step_and_replica'] == 2 * 64 * (2 * 64 * 16 + 3 * 16 * 10)
-  assert 0 < found['compute']['mfu'] < 1 and found['collective'] is None and found['save']['bytes'] > 4 * 64 * 16
+  assert found['compute']['model_flops_per_step_and_replica'] == 3 * 2 * 64 * (64 * 16 + 16 * 10)
+  assert 0 < found['compute']['hfu'] < found['compute']['mfu'] < 1
+  assert found['collective'] is None and found['save']['bytes'] > 4 * 64 * 16
   assert 'real input' in done.stdout and f'{speed["examples_per_second"]:,.0f} examples/s' in done.stdout
 
 

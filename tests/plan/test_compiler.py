@@ -1,12 +1,13 @@
 """The compilers take the step, for one chip and for several; the numbers are those of its parts."""
 
 import importlib.util
+import os
 
 import pytest
 
 from tests.plan.test_making import config
 from trainer.errors import ConfigError
-from trainer.plan import compiler, making
+from trainer.plan import chips, compiler, making
 
 needs_tpu = pytest.mark.skipif(not importlib.util.find_spec('libtpu'), reason='the compiler for TPUs is not installed')
 needs_gpu = pytest.mark.skipif(
@@ -45,6 +46,27 @@ def test_a_slice_has_one_all_reduce_of_all_gradients(one):
 def test_a_slice_that_the_compiler_does_not_know():
   with pytest.raises(ConfigError, match=r"--target='v5e:3x4' is no slice that the compiler knows"):
     making.make(config(), 'v5e:3x4')
+
+
+def test_a_compiler_that_another_process_has_for_itself(monkeypatch):
+  from jax.experimental import topologies
+
+  asked = []
+
+  def refuse(**_):
+    asked.append(os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'])
+    raise RuntimeError('ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "$ sudo rm ..."')
+
+  monkeypatch.setattr(compiler, 'check', lambda target: None)
+  monkeypatch.setattr(topologies, 'get_topology_desc', refuse)
+  for value in ('0', '1'):
+    monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', value)
+    with pytest.raises(ConfigError, match=r"--target='v5e:2x2': another process has libtpu for itself; wait until"):
+      compiler._devices(chips.target('v5e:2x2'))
+  monkeypatch.delenv('ALLOW_MULTIPLE_LIBTPU_LOAD')
+  with pytest.raises(ConfigError, match='for itself'):
+    compiler._devices(chips.target('v5e:2x2'))
+  assert asked == ['0', '1', '1'] and 'ALLOW_MULTIPLE_LIBTPU_LOAD' not in os.environ
 
 
 @needs_tpu

@@ -44,6 +44,9 @@ def test_bytes_are_those_of_the_run():
   assert sum(plan['parameters']['by_block'].values()) == plan['parameters']['all']
   # Forward, and backward but for the gradient of the images.
   assert plan['flops_per_step_and_replica'] == 2 * BATCH * (2 * 64 * 20 + 3 * 20 * 10)
+  model_flops = 3 * 2 * BATCH * (64 * 20 + 20 * 10)
+  assert plan['model_flops_per_step_and_replica'] == model_flops and not plan['model_flops_not_counted']
+  assert plan['flops_of_model_flops'] == plan['flops_per_step_and_replica'] / model_flops
   assert plan['target'] is None and plan['estimate']['step_seconds'] is None
 
 
@@ -77,7 +80,8 @@ def test_the_mode_writes_a_file(tmp_path, capsys):
   assert main.run(arguments) == 0
   plan = json.loads((tmp_path / 'new/plan.json').read_text())
   assert plan['version'] == making.VERSION and plan['config']['model']['name'] == 'mlp'
-  assert 'Plan; nothing was started.' in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert 'Plan; nothing was started.' in out and f'{plan["flops_of_model_flops"]:.3f} of the model FLOPs' in out
   assert [path.name for path in (tmp_path / 'new').iterdir()] == ['plan.json']
   Workdir(f'{tmp_path}/new').claim()  # and the run may follow in the same directory
   (tmp_path / 'file').touch()

@@ -9,21 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.plan.chips import TPUS
+from trainer.plan.chips import GPU_PEAKS, TPUS
 from trainer.runtime.cluster import Cluster
 
-# Dense operations per second with float32 sums: NVIDIA's data sheets (without sparsity). `float32` is that of TF32,
-# which TensorFlow uses for products of float32 where there is such a thing. Part of the device's name -> per dtype.
-GPUS: dict[str, dict[str, float]] = {
-  'H100 PCIe': {'bfloat16': 756e12, 'float16': 756e12, 'float32': 378e12},
-  'H100': {'bfloat16': 989e12, 'float16': 989e12, 'float32': 494e12},
-  'H200': {'bfloat16': 989e12, 'float16': 989e12, 'float32': 494e12},
-  'A100': {'bfloat16': 312e12, 'float16': 312e12, 'float32': 156e12},
-  'A10G': {'bfloat16': 70e12, 'float16': 70e12, 'float32': 35e12},
-  'L4': {'bfloat16': 121e12, 'float16': 121e12, 'float32': 60e12},
-  'V100': {'float16': 125e12, 'float32': 15.7e12},
-  'T4': {'float16': 65e12, 'float32': 8.1e12},
-}
 # What TPU hosts call their slices.
 _SLICES = {'v5litepod': 'v5e', 'v6e': 'v6e', 'v4': 'v4'}
 
@@ -61,7 +49,7 @@ def peak(where: Cluster, dtype: str) -> dict[str, Any]:
 def gpu_peak(name: str, dtype: str) -> float | None:
   """That of a GPU by the name which its driver gives it; None if it is not in the table."""
   words = name.replace('-', ' ').split()
-  for part, by_dtype in GPUS.items():
+  for part, by_dtype in GPU_PEAKS.items():
     if all(word in words for word in part.split()):
       return by_dtype.get(dtype)
   return None

@@ -18,7 +18,7 @@ import trainer
 from trainer import config as config_lib
 from trainer.checkpoint import disk
 from trainer.data.pipeline import DATA_ERRORS
-from trainer.errors import ConfigError, RunAgain
+from trainer.errors import RunAgain
 from trainer.measure import peaks, summary
 from trainer.measure.run import Measurement
 from trainer.plan import making
@@ -28,7 +28,7 @@ from trainer.train import session as session_lib
 from trainer.train.workdir import BENCHMARK, Workdir
 
 # Of benchmark.json; its fields are described in benchmark.schema.json beside this file.
-VERSION = 1
+VERSION = 2
 
 
 def run(command: Any) -> None:
@@ -133,19 +133,29 @@ def _compute(session: session_lib.Session, config: Any, step_seconds: float) -> 
   where = session.cluster
   dtype = session.precision.policy.removeprefix('mixed_')
   found = peaks.peak(where, dtype)
-  flops, why_not = None, ''
-  try:
-    flops = making.products(config, where.replicas)
-  except ConfigError as error:
-    why_not = str(error)
-  mfu = None
-  if flops and found['flops']:
-    # The peak of a CPU is that of all its cores, which its logical devices share.
-    sharing = where.local_devices if where.device_kind == 'cpu' else 1
-    mfu = flops * sharing / step_seconds / found['flops']
-    if mfu > 1:
-      raise RuntimeError(f'{mfu:.0%} of the peak of {found["device"]} cannot be: the count or the peak is wrong')
-  return {'flops_per_step_and_replica': flops, 'why_not_counted': why_not, 'dtype': dtype, 'peak': found, 'mfu': mfu}
+  counted = making.products(config, where.replicas)
+  # The peak of a CPU is that of all its cores, which its logical devices share.
+  sharing = where.local_devices if where.device_kind == 'cpu' else 1
+
+  def share(flops: float | None) -> float | None:
+    return flops * sharing / step_seconds / found['flops'] if flops and found['flops'] else None
+
+  mfu, hfu = share(counted.model.flops), share(counted.program)
+  for name, reached in (('MFU', mfu), ('HFU', hfu)):
+    if reached and reached > 1:
+      raise RuntimeError(
+        f'{name}: {reached:.0%} of the peak of {found["device"]} cannot be: the count or the peak is wrong'
+      )
+  return {
+    'model_flops_per_step_and_replica': counted.model.flops,
+    'model_flops_not_counted': list(counted.model.not_counted),
+    'flops_per_step_and_replica': counted.program,
+    'why_not_counted': counted.why_not,
+    'dtype': dtype,
+    'peak': found,
+    'mfu': mfu,
+    'hfu': hfu,
+  }
 
 
 def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -191,14 +201,23 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     ),
     (
       'compute',
-      f'{words.count(compute["flops_per_step_and_replica"])}FLOP per step and replica; MFU '
-      f'{words.NOT_MEASURED if compute["mfu"] is None else format(compute["mfu"], ".1%")} of '
+      f'{words.count(compute["model_flops_per_step_and_replica"])}FLOP per step and replica by formula (model FLOPs), '
+      f'{words.count(compute["flops_per_step_and_replica"])}FLOP in the program',
+    ),
+    *(('', f'not among the model FLOPs: {text}') for text in compute['model_flops_not_counted']),
+    (
+      '',
+      f'MFU {_percent(compute["mfu"])}, HFU {_percent(compute["hfu"])} of '
       f'{words.count(compute["peak"]["flops"])}FLOP/s ({compute["peak"]["device"]}, {compute["dtype"]}; '
       f'{compute["peak"]["source"]})',
     ),
     ('others', f'{found["machine"]["load_of_others"]:.1%} of the cores were taken by other programs'),
   ]
   return rows
+
+
+def _percent(share: float | None) -> str:
+  return words.NOT_MEASURED if share is None else f'{share:.1%}'
 
 
 def _speed(each: dict[str, Any], tokens: int | None) -> str:

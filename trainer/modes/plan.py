@@ -45,12 +45,23 @@ def _about_the_run(plan: dict[str, Any]) -> list[tuple[str, str]]:
   rest = [f'{len(blocks) - _BLOCKS} more'] if len(blocks) > _BLOCKS else []
   held = (f'{name} {words.size(size)}' for name, size in plan['bytes_per_replica'].items())
   speed = words.size(making.ASSUMED_BYTES_PER_SECOND)
+  share = plan['flops_of_model_flops']
+  ratio = words.NOT_MEASURED if share is None else f'{share:.3f}'
   return [
     ('replicas', f'{plan["replicas"]} with {plan["examples_per_replica"]} examples each, {plan["precision"]}'),
     ('parameters', f'{parameters["all"]:,}, {parameters["trainable"]:,} of them trained'),
     ('', ', '.join(blocks[:_BLOCKS] + rest)),
     ('per replica', ', '.join(held)),
-    ('products', f'{_flop(plan["flops_per_step_and_replica"])} per step and replica, loops as often as they run'),
+    (
+      'model FLOPs',
+      f'{_flop(plan["model_flops_per_step_and_replica"])} per step and replica by formula: three times the products of '
+      'the forward pass',
+    ),
+    (
+      'products',
+      f'{_flop(plan["flops_per_step_and_replica"])} in the program that the compiler is given, loops as often as they '
+      f'run: {ratio} of the model FLOPs',
+    ),
     (
       'checkpoint',
       f'{words.size(checkpoint["bytes"])}, {words.duration(checkpoint["save_seconds"])} at an assumed {speed}/s; '
@@ -85,9 +96,9 @@ def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
       ('collectives', ', '.join(collectives) or 'none'),
       (
         'estimate',
-        f'{words.duration(estimate["step_seconds"])} per step, {estimate["days"]:.3g} days in all, at an assumed '
-        f'{making.ASSUMED_MFU:.0%} of the stated peak; collectives {words.duration(estimate["collective_seconds"])} by '
-        'stated links; not measured',
+        f'{words.duration(estimate["step_seconds"])} per step, {estimate["days"]:.3g} days in all, with '
+        f'{making.ASSUMED_HFU:.0%} of the stated peak (HFU) assumed; collectives '
+        f'{words.duration(estimate["collective_seconds"])} by stated links; not measured',
       ),
     ]
   return [*rows, ('verdict', 'fits')] if target['fits'] else rows

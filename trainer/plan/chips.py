@@ -89,6 +89,20 @@ def _gpu(
   return Chip(memory_bytes, peak_flops, bandwidth, '', link, 8, network, description)
 
 
+# Dense operations per second with float32 sums: NVIDIA's data sheets (SXM where there is that, without sparsity).
+# `float32` is that of TF32, which TensorFlow uses for products of float32 where there is such a thing. Part of the name
+# that a driver gives the device -> per dtype.
+GPU_PEAKS: dict[str, dict[str, float]] = {
+  'H100 PCIe': {'bfloat16': 756e12, 'float16': 756e12, 'float32': 378e12},
+  'H100': {'bfloat16': 989e12, 'float16': 989e12, 'float32': 494e12},
+  'H200': {'bfloat16': 989e12, 'float16': 989e12, 'float32': 494e12},
+  'A100': {'bfloat16': 312e12, 'float16': 312e12, 'float32': 156e12},
+  'A10G': {'bfloat16': 70e12, 'float16': 70e12, 'float32': 35e12},
+  'L4': {'bfloat16': 121e12, 'float16': 121e12, 'float32': 60e12},
+  'V100': {'float16': 125e12, 'float32': 15.7e12},
+  'T4': {'float16': 65e12, 'float32': 8.1e12},
+}
+
 # cloud.google.com/tpu/docs/v4, v5e and v6e, 'System architecture', as of 2025: of the bandwidth between chips, which is
 # given for both directions, one; of the network that of a pod, over its chips.
 TPUS: dict[str, Chip] = {
@@ -100,12 +114,12 @@ TPUS: dict[str, Chip] = {
 # The chip of H100 and H200, which differ in their memory.
 _hopper = functools.partial(_gpu, capability=(9, 0), cores=132, lanes=128, shared_kib=228, cache_mib=50, gigahertz=1.98)
 
-# NVIDIA's data sheets (SXM where there is that; peaks without sparsity; of NVLink or PCIe one direction), the network
-# of its DGX A100 and H100, and the table of compute capabilities in the CUDA C++ Programming Guide.
+# NVIDIA's data sheets (SXM where there is that; of NVLink or PCIe one direction), the network of its DGX A100 and H100,
+# and the table of compute capabilities in the CUDA C++ Programming Guide.
 GPUS: dict[str, Chip] = {
   'a100': _gpu(
     80 * 10**9,
-    312e12,
+    GPU_PEAKS['A100']['bfloat16'],
     2039e9,
     300e9,
     25e9,
@@ -116,11 +130,11 @@ GPUS: dict[str, Chip] = {
     cache_mib=40,
     gigahertz=1.41,
   ),
-  'h100': _hopper(80 * 10**9, 989e12, 3350e9, 450e9, 50e9),
-  'h200': _hopper(141 * 10**9, 989e12, 4800e9, 450e9, 50e9),
+  'h100': _hopper(80 * 10**9, GPU_PEAKS['H100']['bfloat16'], 3350e9, 450e9, 50e9),
+  'h200': _hopper(141 * 10**9, GPU_PEAKS['H200']['bfloat16'], 4800e9, 450e9, 50e9),
   'l4': _gpu(
     24 * 10**9,
-    121e12,
+    GPU_PEAKS['L4']['bfloat16'],
     300e9,
     32e9,
     None,

@@ -18,8 +18,14 @@ from trainer.errors import ConfigError
 from trainer.plan.chips import Target
 
 _JAX = '0.10.'
-# What libtpu would ask the metadata server of a TPU host.
-_ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TPU_WORKER_HOSTNAMES': 'localhost'}
+# What libtpu would ask the metadata server of a TPU host; and that it need not be the only one there, since a compiler
+# alone takes no chips.
+_ENVIRONMENT = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +82,7 @@ def compiled(serialized: bytes, target: Target) -> Compiled:
     target: the slice.
 
   Raises:
-    ConfigError: the compiler does not know the slice.
+    ConfigError: the compiler does not know the slice, or is kept for another process.
     DoesNotFit: see there.
   """
   from jax._src.interpreters import mlir as jax_mlir
@@ -134,6 +140,11 @@ def _devices(target: Target) -> list[Any]:
     topology = topologies.get_topology_desc(platform='tpu', topology_name=f'{target.kind}:{target.topology}')
   except Exception as error:  # as above
     words = ' '.join(str(error).split())
+    if 'lockfile' in words or 'already in use' in words:
+      raise ConfigError(
+        f'--target={target.name!r}: another process has libtpu for itself; wait until it ends, or unset '
+        f'ALLOW_MULTIPLE_LIBTPU_LOAD: {words[:200]}'
+      ) from error
     raise ConfigError(f'--target={target.name!r} is no slice that the compiler knows: {words[:200]}') from error
   finally:
     # Nothing of this may reach the processes that this one starts. libtpu ignores SIGHUP, which they would inherit.

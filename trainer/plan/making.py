@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 import json
 import math
@@ -15,17 +16,18 @@ import tensorflow as tf
 from trainer import config as config_lib
 from trainer.data.pipeline import Pipeline
 from trainer.errors import ConfigError
-from trainer.plan import chips, compiler, hlo, scaling
+from trainer.plan import chips, compiler, flops, hlo, scaling
 from trainer.plan.lowering import Lowered
 from trainer.report import words
 from trainer.runtime import cluster, precision
 from trainer.train import session as session_lib
-from trainer.train.step import has_synchronized_statistics
+from trainer.train.step import TrainStep, has_synchronized_statistics
 
 # Of plan.json.
-VERSION = 1
-# What a step is taken to reach of a chip's peak, and a checkpoint of a disk; both are guesses, and are named so.
-ASSUMED_MFU = 0.4
+VERSION = 2
+# What a step is taken to reach of a chip's peak (hardware FLOPs utilisation, so with what is computed twice), and a
+# checkpoint of a disk; both are guesses, and are named so.
+ASSUMED_HFU = 0.4
 ASSUMED_BYTES_PER_SECOND = 400e6
 
 
@@ -47,7 +49,11 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     target, where = None, cluster.discover(config)
     replicas, kind = where.replicas, where.device_kind
   config_lib.check_topology(config, replicas, 1)
-  session, batch_spec, lowered = _lowered(config, kind, replicas)
+  session, batch_spec = _built(config, kind, replicas)
+  step = session.train_step(replicas)
+  by_formula = flops.of_step(step, batch_spec)
+  lowered = _lowered(step, batch_spec)
+  in_program = hlo.Program(lowered.text()).flops()
   plan = {
     'version': VERSION,
     'config': json.loads(config_lib.to_json(config)),
@@ -57,13 +63,16 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     'examples_per_replica': config.train.global_batch_size // replicas,
     'parameters': _parameters(session.model),
     'bytes_per_replica': _bytes(session, batch_spec),
-    'flops_per_step_and_replica': hlo.Program(lowered.text()).flops(),
+    'model_flops_per_step_and_replica': by_formula.flops,
+    'model_flops_not_counted': list(by_formula.not_counted),
+    'flops_per_step_and_replica': in_program,
+    'flops_of_model_flops': in_program / by_formula.flops if by_formula.flops else None,
     'checkpoint': _checkpoint(config, session.state),
     'data': _data(config, session.dataset.train),
   }
   # The compiler needs much memory itself, so the weights go first.
   serialized = lowered.serialized() if target else b''
-  del session, lowered
+  del session, step, lowered
   _free()
   plan['target'] = _compiled(serialized, target, plan['flops_per_step_and_replica']) if target else None
   return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
@@ -77,27 +86,40 @@ def _free() -> None:
     trim(0)
 
 
-def products(config: ml_collections.ConfigDict, replicas: int) -> float:
-  """Floating-point operations of a replica's products in a step; builds the model once more, on the CPU.
+@dataclasses.dataclass(frozen=True)
+class Products:
+  """Floating-point operations of a replica's products in a step.
 
-  Raises:
-    ConfigError: batch statistics are synchronized, which a single replica cannot do.
+  Attributes:
+    model: by formula (trainer/plan/flops.py).
+    program: in the program that XLA is given, loops as often as they run; None if there is none.
+    why_not: why there is none.
   """
-  _, _, lowered = _lowered(config, 'cpu', replicas)
-  return hlo.Program(lowered.text()).flops()
+
+  model: flops.Count
+  program: float | None
+  why_not: str
 
 
-def _lowered(config: ml_collections.ConfigDict, kind: str, replicas: int) -> tuple[session_lib.Session, Any, Lowered]:
-  """The run as `_built` gives it, the spec of a replica's batch, and its step for so many replicas."""
-  session = _built(config, kind, replicas)
-  if replicas > 1 and has_synchronized_statistics(session.model):
+def products(config: ml_collections.ConfigDict, replicas: int) -> Products:
+  """Counts them; builds the model once more, on the CPU."""
+  session, batch_spec = _built(config, 'cpu', replicas)
+  step = session.train_step(replicas)
+  by_formula = flops.of_step(step, batch_spec)
+  try:
+    return Products(by_formula, hlo.Program(_lowered(step, batch_spec).text()).flops(), '')
+  except ConfigError as error:
+    return Products(by_formula, None, str(error))
+
+
+def _lowered(step: TrainStep, batch_spec: Any) -> Lowered:
+  if step.replicas > 1 and has_synchronized_statistics(step.model):
     raise ConfigError("a plan cannot be made with batch statistics that are synchronized: set model.norm='group'")
-  pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
-  return session, pipeline.batch_spec, Lowered(session.train_step(replicas), pipeline.batch_spec)
+  return Lowered(step, batch_spec)
 
 
-def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> session_lib.Session:
-  """The run on one CPU device and made-up examples, with the precision that it would have."""
+def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> tuple[session_lib.Session, Any]:
+  """The run on one CPU device and made-up examples, with its own precision, and the spec of a replica's batch."""
   planned = config.copy_and_resolve_references()
   with planned.unlocked():
     planned.data.source = 'synthetic'
@@ -109,7 +131,9 @@ def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> sessi
     planned.precision.xla = 'on'
   where = cluster.Cluster('one', 'a plan', 'cpu', 1)
   with tf.device('CPU:0'):
-    return session_lib.build(planned, where, replicas=replicas)
+    session = session_lib.build(planned, where, replicas=replicas)
+  pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
+  return session, pipeline.batch_spec
 
 
 def _parameters(model: Any) -> dict[str, Any]:
@@ -154,8 +178,8 @@ def _data(config: ml_collections.ConfigDict, split: Any) -> dict[str, Any]:
   }
 
 
-def _compiled(serialized: bytes, target: chips.Target, flops: float) -> dict[str, Any]:
-  """The step as the target's compiler makes it, per chip; `flops` are those of its products."""
+def _compiled(serialized: bytes, target: chips.Target, in_program: float) -> dict[str, Any]:
+  """The step as the target's compiler makes it, per chip; `in_program` are the operations of its products."""
   about = {'name': target.name, 'chips': target.chips, 'memory_bytes': target.chip.memory_bytes}
   try:
     found = compiler.compiled(serialized, target)
@@ -169,32 +193,33 @@ def _compiled(serialized: bytes, target: chips.Target, flops: float) -> dict[str
     'output_bytes': found.output_bytes,
     'temporary_bytes': found.temporary_bytes,
     'code_bytes': found.code_bytes,
+    'total_bytes': found.total_bytes,
     'flops_loops_once': found.flops,
     'accessed_bytes_loops_once': found.accessed_bytes,
     'collectives': hlo.Program(found.text).collectives(),
-    'flops_per_byte': flops / found.accessed_bytes if found.accessed_bytes else None,
-    'bound': _bound(flops, found.accessed_bytes, target.chip),
+    'flops_per_byte': in_program / found.accessed_bytes if found.accessed_bytes else None,
+    'bound': _bound(in_program, found.accessed_bytes, target.chip),
   }
 
 
-def _bound(flops: float, accessed_bytes: float | None, chip: chips.Chip) -> str | None:
+def _bound(in_program: float, accessed_bytes: float | None, chip: chips.Chip) -> str | None:
   """What a step waits for, if all goes at the peak."""
   if accessed_bytes is None:
     return None
-  return 'compute' if flops / chip.peak_flops > accessed_bytes / chip.bandwidth else 'memory'
+  return 'compute' if in_program / chip.peak_flops > accessed_bytes / chip.bandwidth else 'memory'
 
 
 def _estimate(config: ml_collections.ConfigDict, plan: dict[str, Any], target: chips.Target | None) -> dict[str, Any]:
   """Time, from stated peaks and a share of them that is assumed. Nothing of it is measured."""
   if not target or 'argument_bytes' not in plan['target']:
     return {'step_seconds': None, 'days': None}
-  by_compute = plan['flops_per_step_and_replica'] / target.chip.peak_flops / ASSUMED_MFU
+  by_compute = plan['flops_per_step_and_replica'] / target.chip.peak_flops / ASSUMED_HFU
   by_memory = (plan['target']['accessed_bytes_loops_once'] or 0.0) / target.chip.bandwidth
   seconds = max(by_compute, by_memory)
   size = sum(found['bytes'] for found in plan['target']['collectives'].values())
   fabric = scaling.Fabric(target.chip.link, target.chip.linked, target.chip.network)
   return {
-    'assumed_mfu': ASSUMED_MFU,
+    'assumed_hfu': ASSUMED_HFU,
     'peak_flops': target.chip.peak_flops,
     'bandwidth': target.chip.bandwidth,
     'collective_seconds': _collective_seconds(size, target.chips, fabric),
@@ -223,6 +248,8 @@ def _warnings(config: ml_collections.ConfigDict, plan: dict[str, Any]) -> list[s
   if target and not target['fits']:
     short = f', short by {target["short_bytes"] / 2**30:.2f} GiB' if 'short_bytes' in target else ''
     found.append(f'does not fit{short}. {_advice(config)}')
+  if left_out := plan['model_flops_not_counted']:
+    found.append(f'not among the model FLOPs: {"; ".join(left_out)}')
   if plan['data']['examples'] is None:
     found.append('the number of examples is not known where the set is not prepared, so epochs are not')
   return found

@@ -42,10 +42,9 @@ def largest(
 
     def fits(examples: int, kind: str | None = kind) -> bool:
       plan = making.make(_with(config, examples * target.chips, kind), target_name)
-      parts = [plan['target'].get(f'{part}_bytes') for part in ('argument', 'output', 'temporary', 'code')]
-      needed = None if None in parts else sum(parts)
+      target_bytes = plan['target'].get('total_bytes')
       attempts.append(
-        {'examples_per_chip': examples, 'remat': kind, 'fits': plan['target']['fits'], 'needed_bytes': needed}
+        {'examples_per_chip': examples, 'remat': kind, 'fits': plan['target']['fits'], 'needed_bytes': target_bytes}
       )
       tried(attempts[-1])
       if plan['target']['fits']:

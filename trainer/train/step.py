@@ -211,21 +211,31 @@ class TrainStep:
     if self.seeds:
       for i, seed in zip(self.seeds, self._seeds(step, replica, piece), strict=True):
         buffers[i] = tf.cast(seed, self.buffers[i].dtype)
-    weight = self.task.weights(batch)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(parameters)
-      outputs, after, penalties = self.model.stateless_call(
-        parameters, buffers, batch['inputs'], training=True, return_losses=True
-      )
-      loss = tf.reduce_sum(self.task.losses(outputs, batch) * weight)
-      weight_sum = tf.reduce_sum(weight)
-      # A penalty counts once per step: weighted like the examples here, it is divided by their number later.
-      penalty = tf.add_n([tf.cast(p, tf.float32) for p in penalties]) * weight_sum if penalties else tf.constant(0.0)
+      outputs, after, loss, weight_sum, penalty = self._forward(batch, parameters, buffers)
       objective = (loss + penalty) * scale
     gradients = tape.gradient(objective, parameters, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings give IndexedSlices
     sums = [loss, weight_sum, penalty, self.task.metric_values(outputs, batch)]
     return gradients, [tf.convert_to_tensor(value) for value in after], sums
+
+  def _forward(self, batch, parameters, buffers):
+    """Outputs, the buffers afterwards, and the sums of loss, weight and regularization."""
+    weight = self.task.weights(batch)
+    outputs, after, penalties = self.model.stateless_call(
+      parameters, buffers, batch['inputs'], training=True, return_losses=True
+    )
+    loss = tf.reduce_sum(self.task.losses(outputs, batch) * weight)
+    weight_sum = tf.reduce_sum(weight)
+    # A penalty counts once per step: weighted like the examples here, it is divided by their number later.
+    penalty = tf.add_n([tf.cast(p, tf.float32) for p in penalties]) * weight_sum if penalties else tf.constant(0.0)
+    return outputs, after, loss, weight_sum, penalty
+
+  def loss(self, batch: dict) -> tf.Tensor:
+    """The sum of the losses of a replica's part of a batch, float32, for who counts its products (trainer/plan)."""
+    parameters = [as_computed(v) for v in self.state.trainable]
+    return self._forward(batch, parameters, [tf.convert_to_tensor(v.value) for v in self.buffers])[2]
 
   def _seeds(self, step, replica, piece) -> list[tf.Tensor]:
     """int32 [2] for each seed generator of the model: a function of (seed, step, micro-batch, replica, generator).
