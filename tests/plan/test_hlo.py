@@ -1,5 +1,6 @@
 """Operations are counted as often as they run, and those of which nothing is used are not."""
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -38,6 +39,31 @@ def test_a_loop_within_a_loop():
     return tf.while_loop(lambda i, _: i < 3, outer, (tf.constant(0), a))[1]
 
   assert program(run, [3, 4], [4, 4]).flops() == 15 * 2 * 3 * 4 * 4
+
+
+def test_the_gradient_of_a_recurrent_layer_counts_each_place():
+  layer = keras.layers.LSTM(3)
+  layer.build((2, 7, 5))
+  weights = layer.trainable_variables
+
+  def backward(x):
+    values = [tf.convert_to_tensor(v.value) for v in weights]
+    with tf.GradientTape() as tape:
+      tape.watch(values)
+      y, _ = layer.stateless_call(values, [tf.convert_to_tensor(v.value) for v in layer.non_trainable_variables], x)
+    return tape.gradient(y, values)
+
+  made = program(backward, [2, 7, 5])
+  # Three products for each of the forward pass, but for the gradient of the input.
+  assert made.flops() == 2 * 2 * 7 * 12 * (3 * (5 + 3) - 5) and not made.counted_once
+
+
+def test_a_loop_of_unknown_length_counts_once_and_is_named():
+  def run(a, b):
+    return tf.while_loop(lambda x: tf.reduce_sum(x) > x[0, 0], lambda x: (tf.matmul(x, b),), (a,))[0]
+
+  made = program(run, [4, 4], [4, 4])
+  assert made.flops() == 2 * 4**3 and len(made.counted_once) == 1
 
 
 def test_what_is_not_used_is_not_counted():

@@ -7,6 +7,7 @@ from hypothesis import strategies
 from tests.plan.test_making import config
 from trainer import config as config_lib
 from trainer.errors import ConfigError
+from trainer.modes import plan as mode
 from trainer.plan import making, search
 
 
@@ -50,6 +51,21 @@ def test_blocks_that_are_computed_twice_are_tried_too(monkeypatch):
   fake(monkeypatch, {'none': 0, 'blocks': 20})
   with pytest.raises(ConfigError, match=r'not even 1 per chip fits into v5e:2x2; with model.remat=blocks 16 do'):
     search.largest(made, 'v5e:2x2')
+
+
+def test_what_the_mode_says_of_it():
+  attempts = [
+    {'examples_per_chip': n, 'remat': remat, 'fits': n <= most, 'needed_bytes': n * 2**30, 'seconds': 30.0}
+    for remat, most in (('none', 4), ('blocks', 8))
+    for n in (4, 8, 16)
+  ]
+  assert mode._about_the_search({'replicas': 16, 'search': attempts}) == [
+    ('largest', '4 examples per chip, 4.00 GiB: --config.train.global_batch_size=64 --config.model.remat=none'),
+    ('', '8 examples per chip, 8.00 GiB: --config.train.global_batch_size=128 --config.model.remat=blocks'),
+    ('', '6 programs in 3 min 00 s'),
+  ]
+  assert mode._attempt(attempts[1]) == 'Tried 8 examples per chip, model.remat=none: 8.00 GiB, does not fit (30.0 s)'
+  assert not mode._about_the_search({'replicas': 1})
 
 
 def test_what_cannot_be_searched():

@@ -33,7 +33,12 @@ def run(command: Any) -> None:
   else:
     plan = making.make(command.config, command.target)
   directory.write(PLAN, json.dumps(plan, indent=2))
-  rows = [*_about_the_run(plan), *_about_the_target(plan), *(('warning', text) for text in plan['warnings'])]
+  rows = [
+    *_about_the_run(plan),
+    *_about_the_target(plan),
+    *_about_the_search(plan),
+    *(('warning', text) for text in plan['warnings']),
+  ]
   print('Plan; nothing was started.')
   for name, text in [*rows, ('all of it', directory.file(PLAN))]:
     print(f'  {name:<12}  {text}')
@@ -78,7 +83,7 @@ def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
   target, estimate = plan['target'], plan['estimate']
   if not target:
     return []
-  rows = [('target', f'{target["name"]}: {target["chips"]} chips of {target["memory_bytes"] / 2**30:.0f} GiB')]
+  rows = [('target', f'{target["name"]}: {target["chips"]} chips of {_of_memory(target["memory_bytes"])}')]
   if 'argument_bytes' in target:
     parts = ('argument', 'output', 'temporary', 'code')
     collectives = [
@@ -104,13 +109,38 @@ def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
   return [*rows, ('verdict', 'fits')] if target['fits'] else rows
 
 
+def _about_the_search(plan: dict[str, Any]) -> list[tuple[str, str]]:
+  """The largest batch that fits, as flags, and what fits with blocks that are computed twice."""
+  attempts = sorted(plan.get('search', ()), key=lambda attempt: attempt['examples_per_chip'])
+  largest = {attempt['remat']: attempt for attempt in attempts if attempt['fits']}
+  rows: list[tuple[str, str]] = []
+  for remat, attempt in largest.items():
+    batch = attempt['examples_per_chip'] * plan['replicas']
+    flags = [f'--config.train.global_batch_size={batch}', *([f'--config.model.remat={remat}'] if remat else [])]
+    rows.append(
+      (
+        'largest' if not rows else '',
+        f'{attempt["examples_per_chip"]} examples per chip, {_of_memory(attempt["needed_bytes"])}: {" ".join(flags)}',
+      )
+    )
+  if rows:
+    rows.append(('', f'{len(attempts)} programs in {words.duration(sum(a["seconds"] for a in attempts))}'))
+  return rows
+
+
 def _attempt(attempt: dict[str, Any]) -> str:
   needed = attempt['needed_bytes']
   parts = [f'{attempt["examples_per_chip"]} examples per chip']
   if attempt['remat'] is not None:
     parts.append(f'model.remat={attempt["remat"]}')
-  size = f'{needed / 2**30:.2f} GiB' if needed is not None else 'more than there is, by the compiler'
-  return f'Tried {", ".join(parts)}: {size}, {"fits" if attempt["fits"] else "does not fit"}'
+  size = _of_memory(needed) if needed is not None else 'more than there is, by the compiler'
+  verdict = 'fits' if attempt['fits'] else 'does not fit'
+  return f'Tried {", ".join(parts)}: {size}, {verdict} ({words.duration(attempt["seconds"])})'
+
+
+def _of_memory(size: float) -> str:
+  """In the unit in which a chip's memory is stated."""
+  return f'{size / 2**30:.2f} GiB'
 
 
 def _flop(number: float) -> str:

@@ -48,14 +48,20 @@ class Instruction:
 
 
 class Program:
-  """The computations of a module."""
+  """The computations of a module.
+
+  Attributes:
+    computations: name -> instructions by name.
+    entry: name of the first.
+    counted_once: names of the loops with products of which nothing says how often they run; filled by `flops`.
+  """
 
   def __init__(self, text: str):
     self.computations: dict[str, dict[str, Instruction]] = {}
-    self.entry = ''
+    self.entry, self.counted_once = '', set[str]()
     self._results: dict[str, str] = {}
     name, current = '', {}
-    for line in text.splitlines():
+    for line in re.sub(r'/\*.*?\*/', '', text).splitlines():  # such as /*index=5*/
       if started := _COMPUTATION.match(line):
         name = started[2]
         current = self.computations.setdefault(name, {})
@@ -67,6 +73,13 @@ class Program:
 
   def flops(self) -> float:
     """Multiplications and additions of all products and convolutions of one run."""
+    self.counted_once = {
+      loop.name
+      for name, loop, _ in self._run()
+      if loop.op == 'while'
+      and self._trips(name, loop) is None
+      and any(self._product(at, inner) for at, inner, _ in self._run(loop.attribute('body').lstrip('%')))
+    }
     return sum(times * self._product(name, instruction) for name, instruction, times in self._run())
 
   def collectives(self) -> dict[str, dict[str, float]]:
@@ -80,17 +93,17 @@ class Program:
         entry['bytes'] += times * size(instruction.type)
     return found
 
-  def _run(self) -> Iterator[tuple[str, Instruction, int]]:
+  def _run(self, entry: str = '') -> Iterator[tuple[str, Instruction, int]]:
     """(computation, instruction, how often it runs), from the entry on."""
-    waiting = [(self.entry, 1)]
+    waiting = [(entry or self.entry, 1)]
     while waiting:
       name, times = waiting.pop()
       for instruction in self._used(name):
         yield name, instruction, times
-        trips = self._trips(instruction) if instruction.op == 'while' else 1
+        trips = self._trips(name, instruction) if instruction.op == 'while' else 1
         for called in ('body', 'calls', 'to_apply', 'true_computation', 'false_computation'):
           if inner := instruction.attribute(called).lstrip('%'):
-            waiting.append((inner, times * trips))
+            waiting.append((inner, times * (1 if trips is None else trips)))
         for inner in re.findall(r'%([\w.\-]+)', instruction.attribute('branch_computations')):
           waiting.append((inner, times))
 
@@ -104,12 +117,12 @@ class Program:
         waiting += instruction.operands
     return list(found.values())
 
-  def _trips(self, loop: Instruction) -> int:
+  def _trips(self, computation: str, loop: Instruction) -> int | None:
     """How often the body of a loop runs: what the compiler found, or the bound that its condition compares with."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
     if known:
       return int(known[1])
-    bounds, seen, waiting = [], set(), [loop.attribute('condition').lstrip('%')]
+    bounds, carried, seen, waiting = [], [], set(), [loop.attribute('condition').lstrip('%')]
     while waiting:
       name = waiting.pop()
       if name in seen:
@@ -119,8 +132,30 @@ class Program:
         number = re.match(r'(-?\d+)\)', instruction.rest)
         if instruction.op == 'constant' and number and int(number[1]) > 0:
           bounds.append(int(number[1]))
+        if instruction.op == 'compare':
+          bound = self.computations[name][instruction.operands[1]]
+          carried += [int(bound.attribute('index'))] if bound.op == 'get-tuple-element' else []
         waiting += [instruction.attribute(called).lstrip('%') for called in ('calls', 'to_apply')]
-    return min(bounds, default=1)
+    if not bounds:
+      start = self.computations[computation][loop.operands[0]]
+      values = [self._value(computation, start.operands[i]) for i in carried] if start.op == 'tuple' else []
+      bounds = [value for value in values if value is not None]
+    return min(bounds, default=None)
+
+  def _value(self, computation: str, name: str) -> int | None:
+    """Of a whole number, None if it is not known."""
+    instruction = self.computations[computation][name]
+    if instruction.op == 'constant' and (number := re.match(r'(-?\d+)\)', instruction.rest)):
+      return int(number[1])
+    if instruction.op in ('copy', 'reshape', 'convert'):
+      return self._value(computation, instruction.operands[0])
+    if instruction.op == 'get-tuple-element':
+      source, index = self.computations[computation][instruction.operands[0]], int(instruction.attribute('index'))
+      if source.op == 'tuple':
+        return self._value(computation, source.operands[index])
+      # TensorFlow counts the rounds of a loop in its first variable; the loop of the gradient makes as many.
+      return self._trips(computation, source) if source.op == 'while' and index == 0 else None
+    return None
 
   def _product(self, computation: str, instruction: Instruction) -> float:
     if instruction.op not in ('dot', 'convolution'):

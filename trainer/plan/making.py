@@ -53,7 +53,8 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
   step = session.train_step(replicas)
   by_formula = flops.of_step(step, batch_spec)
   lowered = _lowered(step, batch_spec)
-  in_program = hlo.Program(lowered.text()).flops()
+  program = hlo.Program(lowered.text())
+  in_program = program.flops()
   plan = {
     'version': VERSION,
     'config': json.loads(config_lib.to_json(config)),
@@ -66,6 +67,7 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     'model_flops_per_step_and_replica': by_formula.flops,
     'model_flops_not_counted': list(by_formula.not_counted),
     'flops_per_step_and_replica': in_program,
+    'loops_counted_once': sorted(program.counted_once),
     'flops_of_model_flops': in_program / by_formula.flops if by_formula.flops else None,
     'checkpoint': _checkpoint(config, session.state),
     'data': _data(config, session.dataset.train),
@@ -250,6 +252,8 @@ def _warnings(config: ml_collections.ConfigDict, plan: dict[str, Any]) -> list[s
     found.append(f'does not fit{short}. {_advice(config)}')
   if left_out := plan['model_flops_not_counted']:
     found.append(f'not among the model FLOPs: {"; ".join(left_out)}')
+  if once := plan['loops_counted_once']:
+    found.append(f'of the products in the program, those of loops of unknown length count once: {", ".join(once)}')
   if plan['data']['examples'] is None:
     found.append('the number of examples is not known where the set is not prepared, so epochs are not')
   return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,8 @@ def largest(
     tried: called with each attempt as it is made.
 
   Returns:
-    (the plan; per attempt 'examples_per_chip', 'remat' (None for a model that has no such field), 'fits', and
-    'needed_bytes' of a chip, None where the compiler gave up).
+    (the plan; per attempt 'examples_per_chip', 'remat' (None for a model that has no such field), 'fits',
+    'needed_bytes' of a chip, None where the compiler gave up, and the 'seconds' that it took).
 
   Raises:
     ConfigError: as `making.make`; or not even the smallest batch fits.
@@ -41,15 +42,20 @@ def largest(
   for kind in (remat, 'blocks') if remat == 'none' else (remat,):
 
     def fits(examples: int, kind: str | None = kind) -> bool:
-      plan = making.make(_with(config, examples * target.chips, kind), target_name)
-      target_bytes = plan['target'].get('total_bytes')
-      attempts.append(
-        {'examples_per_chip': examples, 'remat': kind, 'fits': plan['target']['fits'], 'needed_bytes': target_bytes}
-      )
-      tried(attempts[-1])
-      if plan['target']['fits']:
+      started = time.monotonic()
+      plan = making.make(with_batch(config, examples * target.chips, kind), target_name)
+      attempt = {
+        'examples_per_chip': examples,
+        'remat': kind,
+        'fits': plan['target']['fits'],
+        'needed_bytes': plan['target'].get('total_bytes'),
+        'seconds': time.monotonic() - started,
+      }
+      attempts.append(attempt)
+      tried(attempt)
+      if attempt['fits']:
         found[kind] = plan
-      return bool(plan['target']['fits'])
+      return attempt['fits']
 
     _search(fits, config.train.micro_batches, max(1, config.train.global_batch_size // target.chips))
   if remat not in found:
@@ -83,7 +89,8 @@ def _search(fits: Callable[[int], bool], least: int, first: int) -> int:
   return 0
 
 
-def _with(config: ml_collections.ConfigDict, batch: int, remat: str | None) -> ml_collections.ConfigDict:
+def with_batch(config: ml_collections.ConfigDict, batch: int, remat: str | None = None) -> ml_collections.ConfigDict:
+  """The config with another global batch, and if given another `model.remat`; good for a plan alone."""
   changed = config.copy_and_resolve_references()
   with changed.unlocked():
     changed.train.global_batch_size = changed.eval.global_batch_size = batch
