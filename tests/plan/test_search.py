@@ -64,7 +64,7 @@ def test_what_the_mode_says_of_it():
     ('', '8 examples per chip, 8.00 GiB: --config.train.global_batch_size=128 --config.model.remat=blocks'),
     ('', '6 programs in 3 min 00 s'),
   ]
-  assert mode._attempt(attempts[1]) == 'Tried 8 examples per chip, model.remat=none: 8.00 GiB, does not fit (30.0 s)'
+  assert mode._attempt(attempts[1]) == 'Tried 8 examples per chip, model.remat=none: 8.00 GiB, does not fit (30 s)'
   assert not mode._about_the_search({'replicas': 1})
 
 
