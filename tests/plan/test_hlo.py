@@ -113,5 +113,10 @@ ENTRY %main (x: f32[10], y: bf16[4,2]) -> (f32[10], bf16[4,2]) {
   assert hlo.Program(text).collectives() == {'all-reduce': {'count': 2, 'bytes': 40 + 16}}
 
 
+def test_a_dimension_of_unknown_size_counts_as_its_bound():
+  made = program(lambda a, b: tf.matmul(tf.boolean_mask(a, a[:, 0] > 0), b), [4, 3], [3, 5])
+  assert made.flops() == 2 * 4 * 3 * 5
+
+
 def test_sizes():
   assert hlo.size('(f32[2,3]{1,0}, bf16[4], pred[])') == 24 + 8 + 1

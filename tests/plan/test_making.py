@@ -3,6 +3,7 @@
 import json
 import math
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -61,6 +62,27 @@ def test_micro_batches_are_as_much_work():
     making.make(config(train__micro_batches=4))['flops_per_step_and_replica']
     == making.make(config())['flops_per_step_and_replica']
   )
+
+
+class InPython(keras.layers.Layer):
+  def call(self, x):
+    return tf.ensure_shape(tf.numpy_function(lambda y: y, [x], tf.float32), x.shape)
+
+
+def in_python(units):
+  return keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(units), InPython()])
+
+
+def test_what_xla_cannot_compile_is_counted_by_formula_alone():
+  made = config()
+  with made.unlocked():
+    made.model = config_lib.base(task='classification', model='tests.plan.test_making:in_python').model
+  with pytest.raises(ConfigError, match=r'XLA cannot compile the step, .* unsupported operations .*PyFunc') as error:
+    making.make(made)
+  assert '\n' not in str(error.value)
+  found = making.products(made, 1)
+  assert found.model.flops == 3 * 2 * BATCH * 64 * 10 and found.program is None and 'XLA cannot' in found.why_not
+  assert [text.split()[0] for text in found.model.not_counted] == ['PyFunc']
 
 
 def test_epochs_are_known_where_the_set_is(data_dir):

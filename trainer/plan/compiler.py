@@ -82,7 +82,7 @@ def compiled(serialized: bytes, target: Target) -> Compiled:
     target: the slice.
 
   Raises:
-    ConfigError: the compiler does not know the slice, or is kept for another process.
+    ConfigError: the compiler does not know the slice or something in the step, or is kept for another process.
     DoesNotFit: see there.
   """
   from jax._src.interpreters import mlir as jax_mlir
@@ -105,6 +105,8 @@ def compiled(serialized: bytes, target: Target) -> Compiled:
     except Exception as error:  # the class of jaxlib's error is not part of what it promises
       if 'RESOURCE_EXHAUSTED' in str(error):
         raise DoesNotFit(str(error).splitlines()[0]) from error
+      if 'UNIMPLEMENTED' in str(error):
+        raise ConfigError(f'--target={target.name!r}: its compiler refuses the step: {str(error)[:200]}') from error
       raise
   memory = executable.get_compiled_memory_stats()
   cost = executable.cost_analysis() if target.chip.device == 'tpu' else {}

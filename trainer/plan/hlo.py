@@ -61,7 +61,8 @@ class Program:
     self.entry, self.counted_once = '', set[str]()
     self._results: dict[str, str] = {}
     name, current = '', {}
-    for line in re.sub(r'/\*.*?\*/', '', text).splitlines():  # such as /*index=5*/
+    # Without /*index=5*/ and the like; and a dimension of [<=5] counts as 5.
+    for line in re.sub(r'/\*.*?\*/|<=', '', text).splitlines():
       if started := _COMPUTATION.match(line):
         name = started[2]
         current = self.computations.setdefault(name, {})

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
+from trainer.errors import ConfigError
 from trainer.train.step import TrainStep
 
 
@@ -35,12 +36,25 @@ class Lowered:
     self._ir = replica_step.experimental_get_compiler_ir(*flat, tf.TensorSpec((), tf.int64), tf.TensorSpec((3,)))
 
   def text(self) -> str:
-    """As text."""
-    return self._ir(stage='hlo')
+    """As text.
+
+    Raises:
+      ConfigError: there is something in the step that XLA does not know.
+    """
+    return self._stage('hlo')
 
   def serialized(self) -> bytes:
-    """As a serialized HloModuleProto."""
-    return self._ir(stage='hlo_serialized')
+    """As a serialized HloModuleProto; raises as `text`."""
+    return self._stage('hlo_serialized')
+
+  def _stage(self, name: str) -> Any:
+    try:
+      return self._ir(stage=name)
+    except ValueError as error:  # which is all that TensorFlow says here
+      why = str(error).partition(': ')[2].splitlines()[0].strip("'")
+      raise ConfigError(
+        f'XLA cannot compile the step, so that no TPU could run it; take other layers: {why}'
+      ) from error
 
 
 class _InOneProgram:

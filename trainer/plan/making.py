@@ -104,7 +104,10 @@ class Products:
 
 
 def products(config: ml_collections.ConfigDict, replicas: int) -> Products:
-  """Counts them; builds the model once more, on the CPU."""
+  """Counts them; builds the model once more, on the CPU.
+
+  What XLA cannot compile has a count by formula alone.
+  """
   session, batch_spec = _built(config, 'cpu', replicas)
   step = session.train_step(replicas)
   by_formula = flops.of_step(step, batch_spec)
