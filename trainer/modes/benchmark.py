@@ -205,6 +205,7 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
       f'{words.count(compute["flops_per_step_and_replica"])}FLOP in the program',
     ),
     *(('', f'not among the model FLOPs: {text}') for text in compute['model_flops_not_counted']),
+    *([('', compute['why_not_counted'])] if compute['why_not_counted'] else []),
     (
       '',
       f'MFU {_percent(compute["mfu"])}, HFU {_percent(compute["hfu"])} of '

@@ -74,7 +74,7 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
   }
   # The compiler needs much memory itself, so the weights go first.
   serialized = lowered.serialized() if target else b''
-  del session, step, lowered
+  del session, step, lowered, program
   _free()
   plan['target'] = _compiled(serialized, target, plan['flops_per_step_and_replica']) if target else None
   return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
@@ -95,7 +95,7 @@ class Products:
   Attributes:
     model: by formula (trainer/plan/flops.py).
     program: in the program that XLA is given, loops as often as they run; None if there is none.
-    why_not: why there is none.
+    why_not: why there is none, or not all; '' if there is nothing to say.
   """
 
   model: flops.Count
@@ -112,9 +112,15 @@ def products(config: ml_collections.ConfigDict, replicas: int) -> Products:
   step = session.train_step(replicas)
   by_formula = flops.of_step(step, batch_spec)
   try:
-    return Products(by_formula, hlo.Program(_lowered(step, batch_spec).text()).flops(), '')
+    program = hlo.Program(_lowered(step, batch_spec).text())
   except ConfigError as error:
     return Products(by_formula, None, str(error))
+  in_program = program.flops()
+  return Products(by_formula, in_program, _counted_once(sorted(program.counted_once)) if program.counted_once else '')
+
+
+def _counted_once(loops: list[str]) -> str:
+  return f'of the products in the program, those of loops of unknown length count once: {", ".join(loops)}'
 
 
 def _lowered(step: TrainStep, batch_spec: Any) -> Lowered:
@@ -256,7 +262,7 @@ def _warnings(config: ml_collections.ConfigDict, plan: dict[str, Any]) -> list[s
   if left_out := plan['model_flops_not_counted']:
     found.append(f'not among the model FLOPs: {"; ".join(left_out)}')
   if once := plan['loops_counted_once']:
-    found.append(f'of the products in the program, those of loops of unknown length count once: {", ".join(once)}')
+    found.append(_counted_once(once))
   if plan['data']['examples'] is None:
     found.append('the number of examples is not known where the set is not prepared, so epochs are not')
   return found
