@@ -106,9 +106,35 @@ def test_batches_are_shared_out_evenly(replicas, workers, changes, expected):
     config_lib.check_topology(good(**changes), replicas, workers)
 
 
+@given(st.integers(1, 4096), st.lists(st.integers(1, 4096), max_size=4))
+def test_a_mixture_gives_each_set_whole_examples(batch, others):
+  mixture = tuple((f'set{i}', rows / batch) for i, rows in enumerate(others) if rows < batch)
+  rows = [round(weight * batch) for _, weight in mixture]
+  config = good(train__global_batch_size=batch, data__mixture=mixture)
+  if sum(rows) < batch:
+    assert config_lib.mixture_rows(config) == [batch - sum(rows), *rows]
+  else:
+    with pytest.raises(ConfigError, match='leaves nothing'):
+      config_lib.mixture_rows(config)
+
+
+def test_mistakes_in_a_mixture_are_one_line():
+  for mixture, words in (
+    ((('other', 0.3),), r'0\.3 of .*=64 is no whole number of examples of .other.: take 0\.296875 or 0\.3125'),
+    ((('other', 0.001),), r'take 0\.015625'),
+    ((('other', 1.5),), 'must be above 0 and below 1'),
+    (('other', 0.5), 'must be pairs of a name and a share'),
+    ((('a', 0.5), ('b', 0.5)), 'leaves nothing'),
+  ):
+    with pytest.raises(ConfigError, match=words):
+      config_lib.check(good(data__mixture=mixture))
+  with pytest.raises(ConfigError, match='has 54, 18 examples of its sets, which 4 replicas'):
+    config_lib.check_topology(good(data__mixture=(('other', 0.25),), train__global_batch_size=72), 4, 1)
+
+
 @given(st.integers(1, 5000))
 def test_lanes_divide_the_batch_and_are_at_most_64(batch):
-  lanes = config_lib.lanes(good(train__global_batch_size=batch))
+  lanes = config_lib.lanes(good(train__global_batch_size=batch), batch)
   assert batch % lanes == 0 and 1 <= lanes <= 64
   assert not any(batch % more == 0 for more in range(lanes + 1, min(64, batch) + 1))
 

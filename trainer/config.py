@@ -9,7 +9,9 @@ in trainer/data/source.py).
 
 from __future__ import annotations
 
+import fractions
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +20,7 @@ import ml_collections
 from trainer import models, tasks, tokens
 from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
-from trainer.fields import Field, above, at_least, fraction, nearest, one_of
+from trainer.fields import Field, above, at_least, fraction, nearest, one_of, shares
 from trainer.optim import optimizers, rounding, schedules, sharding
 
 # Field(default, meaning, rule, fixed=True where a change on resume would break the run)
@@ -45,6 +47,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
   },
   'data': {
     'dataset': Field('', "TFDS name with optional config and version: 'name', 'name/config', 'name:1.0.0'", fixed=True),
+    'mixture': Field((), "other sets and their shares of each batch, (('NAME', 0.25), ...); the rest is of data.dataset", shares, fixed=True),
     'data_dir': Field('', 'TFDS data directory; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets'),
     'train_split': Field('train', "TFDS split to train on; slices as in 'train[:90%]'", fixed=True),
     'eval_split': Field('test', 'TFDS split to evaluate on, whole and once'),
@@ -214,8 +217,11 @@ def _check_across(config: ml_collections.ConfigDict) -> None:
     raise ConfigError(f'train.global_batch_size={batch} is not divisible by train.micro_batches={train.micro_batches}')
   if data.lanes > batch:
     raise ConfigError(f'data.lanes={data.lanes} is more than train.global_batch_size={batch}: lower data.lanes')
-  if data.lanes and batch % data.lanes:
-    raise ConfigError(f'train.global_batch_size={batch} is not divisible by data.lanes={data.lanes}')
+  rows = mixture_rows(config)
+  for each in rows:
+    if data.lanes and each % data.lanes:
+      what = f'{each} examples of a set in a batch are' if len(rows) > 1 else f'train.global_batch_size={batch} is'
+      raise ConfigError(f'{what} not divisible by data.lanes={data.lanes}')
   if optimizer.warmup_steps > train.steps:
     raise ConfigError(f'optimizer.warmup_steps={optimizer.warmup_steps} is more than train.steps={train.steps}')
   if data.pack_stride > data.pack_tokens:
@@ -244,13 +250,43 @@ def check_topology(config: ml_collections.ConfigDict, replicas: int, workers: in
       f'train.global_batch_size={batch} is not divisible by {replicas} replicas x {config.train.micro_batches} '
       f'micro-batches: make it a multiple of {pieces}'
     )
+  rows = mixture_rows(config)
+  if len(rows) > 1 and math.gcd(*rows) % replicas:
+    raise ConfigError(
+      f'data.mixture: a batch has {", ".join(map(str, rows))} examples of its sets, which {replicas} replicas cannot '
+      f'share: choose weights and train.global_batch_size so that each number is a multiple of {replicas}'
+    )
   if eval_batch_size(config) % replicas:
     raise ConfigError(f'eval.global_batch_size={eval_batch_size(config)} is not divisible by {replicas} replicas')
 
 
-def lanes(config: ml_collections.ConfigDict) -> int:
-  """Number of lanes of a streamed split, from the config alone: any topology reads the same batches."""
-  batch = config.train.global_batch_size
+def mixture_rows(config: ml_collections.ConfigDict) -> list[int]:
+  """How many examples of a global batch are of `data.dataset`, and of each other set of the mixture.
+
+  Raises:
+    ConfigError: a weight gives no whole number of examples, or nothing is left for `data.dataset`.
+  """
+  batch, rows = config.train.global_batch_size, []
+  for name, weight in config.data.mixture:
+    exact = fractions.Fraction(str(weight)) * batch
+    whole = round(exact)
+    # A weight may be a fraction that decimals only come near to.
+    if whole < 1 or abs(exact - whole) > fractions.Fraction(1, 1000):
+      near = sorted({max(1, math.floor(exact)), math.floor(exact) + 1})
+      raise ConfigError(
+        f'data.mixture: {weight:g} of train.global_batch_size={batch} is no whole number of examples of {name!r}: take '
+        f'{" or ".join(f"{each / batch:.6g}" for each in near)}, or another batch'
+      )
+    rows.append(whole)
+  if sum(rows) >= batch:
+    raise ConfigError(
+      f'data.mixture leaves nothing of a batch of {batch} for data.dataset: the sum of its weights must be below 1'
+    )
+  return [batch - sum(rows), *rows]
+
+
+def lanes(config: ml_collections.ConfigDict, batch: int) -> int:
+  """Number of lanes of a streamed split of which a batch has so many examples: any topology reads the same batches."""
   return config.data.lanes or max(count for count in range(1, min(64, batch) + 1) if batch % count == 0)
 
 

@@ -47,6 +47,16 @@ def fraction(value: float) -> str:
   return '' if 0 <= value < 1 else 'must be at least 0 and below 1'
 
 
+def shares(value: tuple[Any, ...]) -> str:
+  """The rule for (name, share) pairs, each share above 0 and below 1."""
+  for entry in value:
+    if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)):
+      return "must be pairs of a name and a share, as in (('NAME', 0.25),)"
+    if isinstance(entry[1], bool) or not isinstance(entry[1], int | float) or not 0 < entry[1] < 1:
+      return f'gives {entry[0]!r} the share {entry[1]!r}, which must be above 0 and below 1'
+  return ''
+
+
 def one_of(*names: str) -> Rule:
   def rule(value: str) -> str:
     return '' if value in names else f'must be one of {", ".join(names)}{nearest(value, names)}'

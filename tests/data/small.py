@@ -50,6 +50,7 @@ def config(data_dir: str | pathlib.Path, *, batch: int = 8, eval_batch: int = 0,
   """The fields that the data room reads."""
   fields = {
     'dataset': 'uci_digits',
+    'mixture': (),
     'data_dir': str(data_dir),
     'train_split': 'train',
     'eval_split': 'test',

@@ -217,9 +217,9 @@ def test_source_follows_the_budget(sharded_dir):
   for budget, source in ((size, 'memory'), (size - 1, 'lanes')):
     made = small.pipeline(_config(sharded_dir, 'auto', memory_budget_bytes=budget))
     assert made.source == source
-    assert 'memory_budget_bytes' in made.reason
+    assert any('memory_budget_bytes' in line for line in made.describe())
     assert made.fingerprint.split()[4] == source
-  assert small.pipeline(_config(sharded_dir, 'lanes')).reason == 'the config says so'
+  assert 'source: lanes, because the config says so' in small.pipeline(_config(sharded_dir, 'lanes')).describe()
 
 
 def test_fingerprint_tells_orders_apart(sharded_dir):
@@ -242,7 +242,7 @@ def test_fingerprint_tells_orders_apart(sharded_dir):
 
 def test_banner(sharded_dir):
   lines = '\n'.join(small.pipeline(_config(sharded_dir, 'lanes', eval_batch=100)).describe())
-  assert '93 training examples (train[:93]), 360 for evaluation (test)' in lines
+  assert '93 training examples (train[:93])' in lines and '360 examples of uci_digits (test)' in lines
   assert 'the 5 left over go into the order of the next epoch; no example is dropped' in lines
   assert '4 lanes of about 23.25 examples, 2 of each in a batch' in lines
   assert '4 batches of 100, 40 rows of padding' in lines
@@ -283,7 +283,7 @@ def test_memory_reads_the_files_once(sharded_dir, monkeypatch):
   made = small.pipeline(_config(sharded_dir, 'memory', eval_split='train[:93]'))
   strategy = tf.distribute.get_strategy()
   first = next(iter(made.train(strategy, 3)))
-  monkeypatch.setattr(made._examples, 'load', lambda split: pytest.fail('read again'))
+  monkeypatch.setattr(made._streams[0].examples, 'load', lambda split: pytest.fail('read again'))
   again = next(iter(made.train(strategy, 3)))
   np.testing.assert_array_equal(first['index'], again['index'])
   next(iter(made.evaluate(strategy)[0]))  # the same split

@@ -41,6 +41,7 @@ class Examples:
     traced = tf.function(self._example, autograph=False).get_concrete_function(tf.TensorSpec([], tf.string))
     self.spec = check_spec(dataset.name, traced.structured_outputs)
     self.bytes_each = spec_bytes(self.spec)
+    self._kept: dict[tuple[int, str], Any] = {}
 
   def vector(self, batch: int) -> int:
     """Records to prepare together: a divisor of the batch, so that a batch is made of whole vectors."""
@@ -112,6 +113,12 @@ class Examples:
     except tf.errors.DataLossError as error:
       raise corrupt(split, error) from error
     return tf.nest.map_structure(lambda tensor: tensor[:size], whole)
+
+  def kept(self, split: Split, host: int) -> dict[str, Any]:
+    """As `load`, for this host; read once, however often a dataset is built on it."""
+    if (host, split.name) not in self._kept:
+      self._kept[host, split.name] = self.load(split)
+    return self._kept[host, split.name]
 
 
 # What reading a record raises where its file is damaged, or has gone.

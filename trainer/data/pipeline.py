@@ -8,6 +8,7 @@ Legend: B global batch, N examples.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,25 +17,22 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config as config_lib
-from trainer.data import draws, examples, lanes, memory, synthetic, untuned
-from trainer.data.source import Dataset, Split
+from trainer.data import draws, examples, memory, stream, synthetic, untuned
+from trainer.data.source import Dataset, open_dataset
 from trainer.errors import ConfigError
 
 DATA_ERRORS = examples.DATA_ERRORS
-
-# Batches of one replica that wait, made, for the step.
-_AHEAD = 2
 
 
 class Pipeline:
   """What a run reads, for any strategy.
 
   A batch is a dict: 'inputs' and 'targets' [B, ...] as the task makes them, 'weight' float32 [B], 1 or 0 for padding,
-  and 'index' int64 [B], the row of the example in its split, -1 for padding.
+  and 'index' int64 [B], the row of the example in its split, -1 for padding. In a mixture the rows of a training split
+  are counted behind those of the sets before it.
 
   Attributes:
-    source: 'memory', 'lanes' or 'synthetic': where training batches come from.
-    reason: why this source, in words.
+    source: 'memory', 'lanes' or 'synthetic': where training batches come from; of a mixture all, joined by '+'.
     eval_examples: examples that an evaluation covers.
     eval_steps: global batches that it takes.
   """
@@ -44,37 +42,29 @@ class Pipeline:
 
     Args:
       config: checked config.
-      dataset: from `open_dataset`.
+      dataset: from `open_dataset`; what `data.mixture` names besides is opened here.
       task: has `example`, `draws` and `augment` (trainer/tasks/base.py).
       replicas: replicas of the whole run.
       workers: worker processes of the whole run.
 
     Raises:
       ConfigError: the task's examples have no fixed shape; the lanes cannot be shared among the workers, or are more
-        than the examples.
+        than the examples; a set of the mixture cannot be had, or has other examples.
     """
     self._config, self._dataset, self._task, self._replicas = config, dataset, task, replicas
     self._batch, self._eval_batch = config.train.global_batch_size, config_lib.eval_batch_size(config)
-    self._loaded: dict[tuple[int, str], Any] = {}
     self.eval_examples = dataset.evaluation.num_examples
     self.eval_steps = -(-self.eval_examples // self._eval_batch)
+    self._streams: list[stream.Stream] = []
     if dataset.synthetic:
       self._synthetic = synthetic.examples(dataset.features, task, config.seed)
       self._spec = examples.check_spec(dataset.name, tf.nest.map_structure(lambda tensor: tensor[0], self._synthetic))
     else:
-      self._examples = examples.Examples(dataset, task)
-      self._spec = self._examples.spec
-    self.source, self.reason = self._choose_source()
-    self._lanes = lanes.LanesOrder(
-      seed=config.seed,
-      lanes=config_lib.lanes(config),
-      batch=self._batch,
-      chunk_records=config.data.chunk_records,
-      window_records=config.data.window_records,
-    )
-    if self.source == 'lanes':
-      self._lanes.check(dataset.train.num_examples)
-      self._check_hosts(workers)
+      self._open_streams()
+      self._spec = self._streams[0].examples.spec
+      for each in self._streams:
+        each.check_hosts(workers)
+    self.source = '+'.join(dict.fromkeys(each.source for each in self._streams)) or 'synthetic'
     self.batch_spec = self._batch_spec()
 
   def train(self, strategy: tf.distribute.Strategy, start_step: int, *, repeat: bool = False) -> Any:
@@ -120,71 +110,62 @@ class Pipeline:
 
   def corrupt(self, error: tf.errors.OpError) -> Exception:
     """What to raise where a step or an evaluation met one of DATA_ERRORS: the file it is in, or the error itself."""
-    found = (examples.corrupt(split, error) for split in (self._dataset.train, self._dataset.evaluation))
+    splits = (*(each.dataset.train for each in self._streams), self._dataset.evaluation)
+    found = (examples.corrupt(split, error) for split in splits)
     return next((fault for fault in found if fault is not error), error)
 
   @property
   def fingerprint(self) -> str:
     """What the order of the training examples depends on, beside the seed and the global batch size."""
-    order = self._lanes
-    shape = f' {order.lanes}x{order.chunk}x{order.window_records}' if self.source == 'lanes' else ''
-    return f'{self._dataset.fingerprint(self._dataset.train)} {self.source}{shape}'
+    if not self._streams:
+      return f'{self._dataset.fingerprint(self._dataset.train)} synthetic'
+    if len(self._streams) == 1:
+      return self._streams[0].fingerprint
+    return ' + '.join(f'{each.batch} of {each.fingerprint}' for each in self._streams)
+
+  def epochs(self, steps: int) -> float:
+    """How often so many steps go through the training split of `data.dataset`."""
+    rows = self._streams[0].batch if self._streams else self._batch
+    return steps * rows / max(1, self._dataset.train.num_examples)
 
   def describe(self) -> list[str]:
     """Lines for the banner: the data, where they come from and why, and what becomes of the rest of an epoch."""
-    data, size = self._dataset, self._dataset.train.num_examples
-    lines = [
-      f'data: {data.name}:{data.version}, {size} training examples ({data.train.name}), '
-      f'{self.eval_examples} for evaluation ({data.evaluation.name})',
-      f'source: {self.source}, because {self.reason}',
-    ]
-    if self.source == 'synthetic':
-      return [*lines, f'one batch of {self._batch} made-up examples is repeated; a loss means nothing']
-    left = size % self._batch
-    carry = f'; the {left} left over go into the order of the next epoch' if left else ''
-    lines.append(f'epoch: {size / self._batch:.4g} batches of {self._batch}{carry}; no example is dropped')
-    if self.source == 'lanes':
-      order = self._lanes
-      window = min(order.chunk * order.group, -(-size // order.lanes))
-      lines.append(
-        f'lanes: {order.lanes} lanes of about {size / order.lanes:.4g} examples, {order.block} of each in a batch, '
-        f'chunks of {min(order.chunk, window)} shuffled in windows of {window}: '
-        f'up to {window * order.lanes} undecoded records in memory'
-      )
+    data = self._dataset
+    if not self._streams:
+      mixture = '; data.mixture is not read' if self._config.data.mixture else ''
+      return [
+        f'data: {data.name}:{data.version}, {data.train.num_examples} training examples ({data.train.name})',
+        'source: synthetic, because the config says so',
+        f'one batch of {self._batch} made-up examples is repeated; a loss means nothing{mixture}',
+      ]
+    lines = [line for each in self._streams for line in each.describe()]
     padding = self.eval_steps * self._eval_batch - self.eval_examples
     kept = 'in memory' if self._evaluates_from_memory() else 'streamed'
-    lines.append(f'evaluation: {self.eval_steps} batches of {self._eval_batch}, {padding} rows of padding, {kept}')
+    lines.append(
+      f'evaluation: {self.eval_examples} examples of {data.name} ({data.evaluation.name}), '
+      f'{self.eval_steps} batches of {self._eval_batch}, {padding} rows of padding, {kept}'
+    )
     return lines
 
-  def _choose_source(self) -> tuple[str, str]:
-    wanted, budget = self._config.data.source, self._config.data.memory_budget_bytes
-    if self._dataset.synthetic:
-      return 'synthetic', 'the config says so'
-    if wanted != 'auto':
-      return wanted, 'the config says so'
-    needed = self._split_bytes(self._dataset.train)
-    fits = needed <= budget
-    relation = 'within' if fits else 'more than'
-    how = f'the prepared split takes {_megabytes(needed)}, {relation} data.memory_budget_bytes ({_megabytes(budget)})'
-    return ('memory' if fits else 'lanes'), how
-
-  def _split_bytes(self, split: Split) -> int:
-    return split.num_examples * self._examples.bytes_each
+  def _open_streams(self) -> None:
+    """Opens what training reads: `data.dataset`, and the other sets of the mixture."""
+    config, first = self._config, self._dataset
+    left = config.data.memory_budget_bytes
+    sets = [first, *(open_dataset(config, name) for name, _ in config.data.mixture)]
+    for dataset, rows in zip(sets, config_lib.mixture_rows(config), strict=True):
+      opened = stream.Stream(config, dataset, self._task, batch=rows, budget=left)
+      if self._streams and (difference := _difference(self._streams[0], opened)):
+        raise ConfigError(f'data.mixture: {dataset.name} has {difference} than {first.name}: mix sets of one kind')
+      left -= opened.kept_bytes
+      self._streams.append(opened)
 
   def _evaluates_from_memory(self) -> bool:
     """Whether the evaluation split is kept too: if it fits into the budget beside what training keeps there."""
-    train, evaluation = self._dataset.train, self._dataset.evaluation
-    if self.source == 'memory' and evaluation.name == train.name:
+    train, evaluation, first = self._dataset.train, self._dataset.evaluation, self._streams[0]
+    if first.source == 'memory' and evaluation.name == train.name:
       return True
-    used = self._split_bytes(train) if self.source == 'memory' else 0
-    return used + self._split_bytes(evaluation) <= self._config.data.memory_budget_bytes
-
-  def _check_hosts(self, hosts: int) -> None:
-    if self._lanes.lanes % hosts:
-      raise ConfigError(
-        f'{self._lanes.lanes} lanes cannot be shared by {hosts} hosts: set data.lanes to a multiple of {hosts} that '
-        f'divides train.global_batch_size={self._batch}'
-      )
+    used = sum(each.kept_bytes for each in self._streams)
+    return used + first.split_bytes(evaluation) <= self._config.data.memory_budget_bytes
 
   def _distribute(
     self, strategy: tf.distribute.Strategy, batch: int, build: Callable[[memory.Share], tf.data.Dataset]
@@ -204,46 +185,33 @@ class Pipeline:
     untuned.install()
     return strategy.distribute_datasets_from_function(host_dataset)
 
-  def _load(self, split: Split, host: int) -> Any:
-    """The prepared examples of a split as tensors of this host; read once, however often a dataset is built."""
-    if (host, split.name) not in self._loaded:
-      self._loaded[host, split.name] = self._examples.load(split)
-    return self._loaded[host, split.name]
-
   def _train_share(self, share: memory.Share, start_step: int) -> tf.data.Dataset:
-    split = self._dataset.train
-    if self.source == 'synthetic':
+    if not self._streams:
       made = memory.train(self._synthetic, synthetic.EXAMPLES, share, self._config.seed, 0, 1, self._finish)
       return _repeated(made, share)
-    if self.source == 'memory':
-      block = memory.block_batches(self._batch * self._examples.bytes_each)
-      rows = self._load(split, share.host)
-      return memory.train(rows, split.num_examples, share, self._config.seed, start_step, block, self._finish)
-    self._check_hosts(share.hosts)
-    stream = lanes.stream(split.files, self._lanes, share.host, share.hosts, start_step)
-    batches = self._examples.batches(stream, share.replica_rows).map(
-      lambda epoch, index, rows: self._finish(
-        {**rows, 'weight': tf.ones_like(index, tf.float32), 'index': index}, epoch
-      ),
-      num_parallel_calls=tf.data.AUTOTUNE,
-      deterministic=True,
-    )
-    return batches.prefetch(_AHEAD * share.replicas)
+    parts = [
+      each.share(dataclasses.replace(share, batch=each.batch), start_step, self._finish) for each in self._streams
+    ]
+    if len(parts) == 1:
+      return parts[0]
+    sizes = [each.dataset.train.num_examples for each in self._streams]
+    return stream.mixed(parts, [each.batch for each in self._streams], self._replicas, sizes)
 
   def _eval_share(self, share: memory.Share) -> tf.data.Dataset:
     split, steps = self._dataset.evaluation, self.eval_steps
-    if self.source == 'synthetic':
+    if not self._streams:
       return memory.evaluate(self._synthetic, split.num_examples, share, steps)
     if self._evaluates_from_memory():
-      return memory.evaluate(self._load(split, share.host), split.num_examples, share, steps)
+      return memory.evaluate(self._streams[0].examples.kept(split, share.host), split.num_examples, share, steps)
     begins = [step * share.batch + share.first_row for step in range(steps)]
     ranges = [(min(begin, split.num_examples), min(begin + share.rows, split.num_examples)) for begin in begins]
     padding = steps * share.rows - sum(end - begin for begin, end in ranges)
-    rows = self._examples.in_order(split, ranges, padding)
-    batches = self._examples.batches(rows, share.replica_rows).map(
+    prepared = self._streams[0].examples
+    rows = prepared.in_order(split, ranges, padding)
+    batches = prepared.batches(rows, share.replica_rows).map(
       lambda index, batch: {**batch, 'weight': tf.cast(index >= 0, tf.float32), 'index': index}
     )
-    return batches.prefetch(_AHEAD * share.replicas)
+    return batches.prefetch(stream.AHEAD * share.replicas)
 
   def _batch_spec(self) -> dict[str, Any]:
     """The nest of tf.TensorSpec of one replica's training batch, augmentation included; traces, computes nothing."""
@@ -286,5 +254,19 @@ def _not_finite(batch: dict[str, Any]) -> np.ndarray:
   return np.any(bad, 0) if bad else np.zeros(len(batch['index']), bool)
 
 
-def _megabytes(count: int) -> str:
-  return f'{count / 1e6:.1f} MB'
+def _difference(first: stream.Stream, other: stream.Stream) -> str:
+  """In what the examples of a set are not those of the first, in words; '' if they are of one kind."""
+  if first.examples.spec != other.examples.spec:
+    return 'examples of another shape'
+  if first.dataset.labels != other.dataset.labels:
+    return 'other classes'
+  vocabularies = [_vocabulary(each.dataset.features) for each in (first, other)]
+  if vocabularies[0] != vocabularies[1]:
+    return "other tokens (take data.pack_tokenizer='bytes', or one tokenizer.json for both)"
+  return ''
+
+
+def _vocabulary(features: Any) -> Any:
+  """Of packed tokens; None where there are none."""
+  found = [feature.vocabulary.state() for feature in features.values() if hasattr(feature, 'vocabulary')]
+  return found[0] if found else None

@@ -87,8 +87,12 @@ class Dataset:
     return f'{kind}{self.name}:{self.version} {split.name} {split.num_examples} {digest}'
 
 
-def open_dataset(config: ml_collections.ConfigDict) -> Dataset:
+def open_dataset(config: ml_collections.ConfigDict, name: str = '') -> Dataset:
   """The dataset that the config names. One of our own is prepared first where it is not yet; nothing is downloaded.
+
+  Args:
+    config: its section `data` is read.
+    name: of another dataset, to be read in the same way; empty: `data.dataset`.
 
   Raises:
     ConfigError: the dataset or a split is unknown, empty, not prepared or unreadable; the message says what to do.
@@ -96,16 +100,18 @@ def open_dataset(config: ml_collections.ConfigDict) -> Dataset:
   data = config.data
   directory = builders.data_dir(config)
   synthetic = data.source == 'synthetic'
-  builder = builders.open_builder(data.dataset, directory, needs_data=not synthetic)
+  builder = builders.open_builder(name or data.dataset, directory, needs_data=not synthetic)
   if data.pack_tokens:
     builder = builders.packed(builder, data, directory)
   split = _synthetic_split if synthetic else _split
+  train = split(builder, 'data.train_split', data.train_split)
   return Dataset(
     name=f'{builder.name}/{builder.builder_config.name}' if builder.builder_config else builder.name,
     version=str(builder.version),
     features=builder.info.features,
-    train=split(builder, 'data.train_split', data.train_split),
-    evaluation=split(builder, 'data.eval_split', data.eval_split),
+    train=train,
+    # Of a set that is only mixed in, nothing is evaluated.
+    evaluation=train if name else split(builder, 'data.eval_split', data.eval_split),
     synthetic=synthetic,
   )
 

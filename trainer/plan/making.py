@@ -180,7 +180,7 @@ def _checkpoint(config: ml_collections.ConfigDict, state: Any) -> dict[str, Any]
 
 def _data(config: ml_collections.ConfigDict, split: Any) -> dict[str, Any]:
   examples = split.num_examples if split.is_counted else None
-  batch = config.train.global_batch_size
+  batch = config_lib.mixture_rows(config)[0]  # of data.dataset
   return {
     'examples': examples,
     'steps': config.train.steps,

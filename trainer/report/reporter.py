@@ -180,7 +180,7 @@ class Reporter:
     if where.replicas * train.micro_batches > 1:
       piece = train.global_batch_size // (where.replicas * train.micro_batches)
       batch += f' = {where.replicas} replicas x {train.micro_batches} micro-batches x {piece}'
-    epochs = train.steps * train.global_batch_size / max(1, session.dataset.train.num_examples)
+    epochs, of = session.pipeline.epochs(train.steps), f' of {session.dataset.name}' if config.data.mixture else ''
     resumed = f'going on at step {self._restored:,} of ' if self._restored else ''
     return [
       ('config changed', '\n'.join(changed)),
@@ -193,7 +193,7 @@ class Reporter:
       ('task', config.task.name),
       *_split_labels(session.pipeline.describe()),
       ('global batch', batch),
-      ('steps', f'{resumed}{train.steps:,}, which is {epochs:.3g} epochs'),
+      ('steps', f'{resumed}{train.steps:,}, which is {epochs:.3g} epochs{of}'),
       ('replicas', self._what_depends_on_them()),
       *self._places(),
     ]
