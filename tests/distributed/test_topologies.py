@@ -42,11 +42,17 @@ def train(run_trainer, workdir, topology, source):
   return rows(workdir)
 
 
+SOURCES = {
+  'memory': ['--config.data.source=memory'],
+  'mixed lanes': ['--config.data.source=lanes', "--config.data.mixture=(('uci_digits', 0.25),)"],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('source', ['memory', 'lanes'])
+@pytest.mark.parametrize('source', SOURCES)
 def test_same_losses_on_every_topology(run_trainer, tmp_path, source):
   """Both sources: the same examples in the same global batches, so the same losses."""
-  where = [f'--config.data.source={source}']
+  where = SOURCES[source]
   alone = train(run_trainer, tmp_path / 'alone', 'alone', where)
   assert len([1 for split, _ in alone if split == 'train']) == 50
   for topology in TOPOLOGIES if source == 'memory' else ('two_devices', 'two_workers'):
