@@ -47,6 +47,9 @@ def test_blocks_that_are_computed_twice_are_tried_too(monkeypatch):
   assert plan['examples_per_replica'] == 2 and tried == attempts
   largest = {a['remat']: a['examples_per_chip'] for a in attempts if a['fits']}
   assert largest == {'none': 2, 'blocks': 16}
+  fake(monkeypatch, {'none': 40, 'blocks': 70})
+  attempts = search.largest(made, 'v5e:2x2')[1]
+  assert [a['examples_per_chip'] for a in attempts if a['remat'] == 'blocks'] == [32, 64, 128]
   assert all(a['needed_bytes'] == (a['examples_per_chip'] if a['fits'] else None) for a in attempts)
   fake(monkeypatch, {'none': 0, 'blocks': 20})
   with pytest.raises(ConfigError, match=r'not even 1 per chip fits into v5e:2x2; with model.remat=blocks 16 do'):

@@ -39,6 +39,7 @@ def largest(
   attempts: list[dict[str, Any]] = []
   remat = config.model.get('remat')
   found: dict[str | None, dict[str, Any]] = {}
+  first = max(1, config.train.global_batch_size // target.chips)
   for kind in (remat, 'blocks') if remat == 'none' else (remat,):
 
     def fits(examples: int, kind: str | None = kind) -> bool:
@@ -57,7 +58,8 @@ def largest(
         found[kind] = plan
       return attempt['fits']
 
-    _search(fits, config.train.micro_batches, max(1, config.train.global_batch_size // target.chips))
+    # What is computed twice fits where it is kept, so the second search begins where the first has ended.
+    first = max(first, _search(fits, config.train.micro_batches, first))
   if remat not in found:
     more = f'; with model.remat=blocks {found["blocks"]["examples_per_replica"]} do' if 'blocks' in found else ''
     raise ConfigError(
