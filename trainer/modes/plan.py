@@ -83,7 +83,7 @@ def _about_the_target(plan: dict[str, Any]) -> list[tuple[str, str]]:
   target, estimate = plan['target'], plan['estimate']
   if not target:
     return []
-  rows = [('target', f'{target["name"]}: {target["chips"]} chips of {_of_memory(target["memory_bytes"])}')]
+  rows = [('target', f'{target["name"]}: {target["chips"]} x {_of_memory(target["memory_bytes"])}')]
   if 'argument_bytes' in target:
     parts = ('argument', 'output', 'temporary', 'code')
     collectives = [
