@@ -6,10 +6,12 @@ A set of TFDS that is not prepared is never downloaded here: a run must not hang
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,9 +87,12 @@ def packed(builder: tfds.core.DatasetBuilder, data: Any, directory: str) -> tfds
   feature = packing.text_feature(data.pack_feature, builder.info.features)
   tokenizer = tokenizers.create(data.pack_tokenizer, data.pack_vocabulary)
 
+  # What is silent is TFDS: this is said where output goes now.
+  say = functools.partial(print, file=sys.stdout, flush=True)
+
   def make() -> tfds.core.DatasetBuilder:
     with _quiet():
-      return packing.Packed(builder, feature, tokenizer, data.pack_tokens, data.pack_stride, directory)
+      return packing.Packed(builder, feature, tokenizer, data.pack_tokens, data.pack_stride, directory, say=say)
 
   made = make()
   if data.source == 'synthetic' or made.is_prepared():

@@ -4,23 +4,37 @@ The texts of a split follow each other in their order, each with an end behind i
 k * stride on, one more than the model sees, since each but the first is learnt from those before it. So with no overlap
 each token is learnt once an epoch. The set lies beside the others in the data directory and is read like them; so the
 order of its examples is that of any set (order.py).
+
+The texts are first cut into tokens, in several processes (pieces.py), then one pass over these writes the records. Who
+is killed goes on with the tokens that are there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from trainer.data import pieces, records
 from trainer.data.tokenizers import Tokenizer
 from trainer.errors import ConfigError
 from trainer.fields import nearest
 from trainer.tokens import Vocabulary
+
+# Begins the name of the folders with tokens, beside the set while it is made.
+_PIECES = 'pieces-'
+# Progress is said each time so many records are made.
+_SAID_RECORDS = 250_000
 
 
 class TokenRow(tfds.features.Tensor):
@@ -63,6 +77,9 @@ class Packed(tfds.core.GeneratorBasedBuilder):
     length: int,
     stride: int,
     data_dir: str,
+    *,
+    processes: int = 0,
+    say: Callable[[str], None] = print,
   ):
     """Names the set by what it is made of.
 
@@ -73,12 +90,17 @@ class Packed(tfds.core.GeneratorBasedBuilder):
       length: tokens that the model sees.
       stride: tokens from the beginning of one training record to that of the next; 0: length.
       data_dir: TFDS data directory.
+      processes: that cut texts at the same time; 0: as many as there are cores for this one. The records are the same.
+      say: takes lines of progress.
     """
+    self._processes, self._say = processes or _cores(), say
     self._source, self._feature, self._tokenizer = source, feature, tokenizer
     self._length, self._stride = length, stride or length
     kind = f'{source.builder_config.name}-' if source.builder_config else ''
     name = f'{source.name}-{kind}{source.version}-{feature}-{tokenizer.name}-{length}-{self._stride}'
     super().__init__(data_dir=data_dir, config=tfds.core.BuilderConfig(name=_safe(name), version=self.VERSION))
+    # While it is prepared, TFDS has another directory for it.
+    self._beside = os.path.dirname(str(self.data_dir).rstrip('/'))
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
@@ -104,11 +126,40 @@ class Packed(tfds.core.GeneratorBasedBuilder):
     texts = self._source.as_dataset(split=split, shuffle_files=False, read_config=read)
     return (example[self._feature].numpy() for example in texts)
 
+  def _text(self, serialized: tf.Tensor) -> tf.Tensor:
+    return self._source.info.features.deserialize_example(serialized)[self._feature]
+
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    pieces = self._tokenizer.rows(self._texts(split))
+    instructions = self._source.info.splits[split].file_instructions
+    files = [records.FileRange(str(i.filename), i.skip, i.take, i.examples_in_shard) for i in instructions]
+    made = pieces.Pieces(files, self._text, self._tokenizer)
     stride = self._stride if split == 'train' else self._length
-    for key, (row, count) in enumerate(cut(pieces, self._length, stride, self._tokenizer.vocabulary.end)):
-      yield key, {'tokens': row, 'count': count}
+    with self._folder(split, pieces.fingerprint(files, self._feature, self._tokenizer)) as folder:
+      made.prepare(folder, self._processes, lambda line: self._say(f'packing {self._source.name} ({split}): {line}'))
+      row = made.rows(folder)
+      for key, (tokens, count) in enumerate(cut(row, self._length, stride, self._tokenizer.vocabulary.end)):
+        if key and key % _SAID_RECORDS == 0:
+          self._say(f'packing {self._source.name} ({split}): {key} records are made')
+        yield key, {'tokens': tokens, 'count': count}
+
+  @contextlib.contextmanager
+  def _folder(self, split: str, fingerprint: str) -> Iterator[str]:
+    """Where the pieces of a split lie until the set is there: beside it, but in a place of our own if it is remote."""
+    if '://' in self._beside:
+      with tempfile.TemporaryDirectory() as folder:
+        yield folder
+      return
+    yield os.path.join(self._beside, f'{_PIECES}{split}-{fingerprint}')
+
+  def download_and_prepare(self, **kwargs: Any) -> None:
+    super().download_and_prepare(**kwargs)
+    # Also those that nobody will go on with, since what they were made of is no more; we hold the lock (builders.py).
+    for folder in pathlib.Path(self._beside).glob(f'{_PIECES}*'):
+      shutil.rmtree(folder)
+
+
+def _cores() -> int:
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def cut(pieces: Iterator[np.ndarray], length: int, stride: int, end: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.tokens import BYTES, Vocabulary, byte_tokens
@@ -79,6 +78,12 @@ class _BytePairs(Tokenizer):
 
   _cutter: Any
 
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, '_cutter': self._cutter.to_str()}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state, _cutter=_plain(_package(state['name']).Tokenizer.from_str(state['_cutter'])))
+
   def rows(self, texts: Iterable[bytes]) -> Iterator[np.ndarray]:
     lengths = self.vocabulary.lengths.astype(np.int64)
     for together in _together(texts, _TOGETHER):
@@ -116,6 +121,9 @@ class Loaded(_BytePairs):
   """A file of the package tokenizers, as it stands: GPT-2's, Llama 3's, or one of your own."""
 
   def __init__(self, path: str):
+    # Whoever only cuts (cutter.py) does without.
+    import tensorflow as tf
+
     try:
       with tf.io.gfile.GFile(path) as file:
         self._text = file.read()
