@@ -50,6 +50,7 @@ def _about_the_run(plan: dict[str, Any]) -> list[tuple[str, str]]:
   rest = [f'{len(blocks) - _BLOCKS} more'] if len(blocks) > _BLOCKS else []
   held = (f'{name} {words.size(size)}' for name, size in plan['bytes_per_replica'].items())
   speed = words.size(making.ASSUMED_BYTES_PER_SECOND)
+  whose = f'examples of {plan["config"]["data"]["dataset"]}' if plan['config']['data']['mixture'] else 'examples'
   share = plan['flops_of_model_flops']
   ratio = words.NOT_MEASURED if share is None else f'{share:.3f}'
   return [
@@ -74,7 +75,7 @@ def _about_the_run(plan: dict[str, Any]) -> list[tuple[str, str]]:
     ),
     (
       'data',
-      f'{data["steps"]:,} steps, {words.count(data["epochs"])} epochs of {words.count(data["examples"])} examples',
+      f'{data["steps"]:,} steps, {words.count(data["epochs"])} epochs of {words.count(data["examples"])} {whose}',
     ),
   ]
 

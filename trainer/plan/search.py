@@ -96,7 +96,8 @@ def with_batch(config: ml_collections.ConfigDict, batch: int, remat: str | None 
   changed = config.copy_and_resolve_references()
   with changed.unlocked():
     changed.train.global_batch_size = changed.eval.global_batch_size = batch
-    changed.data.lanes = 0  # the plan reads nothing, and the lanes must divide the batch
+    # The plan reads nothing, and lanes and shares of a mixture must go into the batch.
+    changed.data.lanes, changed.data.mixture = 0, ()
     if remat is not None:
       changed.model.remat = remat
   return changed
