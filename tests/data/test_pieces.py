@@ -129,6 +129,7 @@ def test_a_killed_preparation_goes_on_with_the_pieces_that_are_there(folder, mon
   assert of(made) == expected()
   assert 4 <= len(found) < len(seen) - 4
   assert {path: seen[path] for path in found} == found
+  assert len(list(folder.glob('packed/*/*'))) == 1
   assert not stale.exists() and not next(iter(found)).parent.exists()
 
 

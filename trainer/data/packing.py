@@ -152,9 +152,14 @@ class Packed(tfds.core.GeneratorBasedBuilder):
     yield os.path.join(self._beside, f'{_PIECES}{split}-{fingerprint}')
 
   def download_and_prepare(self, **kwargs: Any) -> None:
+    # We hold the lock (builders.py): what TFDS had begun here belongs to nobody any more.
+    self._remove('incomplete.*')
     super().download_and_prepare(**kwargs)
-    # Also those that nobody will go on with, since what they were made of is no more; we hold the lock (builders.py).
-    for folder in pathlib.Path(self._beside).glob(f'{_PIECES}*'):
+    # Also pieces that nobody will go on with, since what they were made of is no more.
+    self._remove(f'{_PIECES}*')
+
+  def _remove(self, pattern: str) -> None:
+    for folder in pathlib.Path(self._beside).glob(pattern):
       shutil.rmtree(folder)
 
 
