@@ -1,13 +1,14 @@
 """A process that cuts texts into tokens for another one (pieces.py), which it ends with; it imports no TensorFlow.
 
 It reads pickles from its standard input: a tokenizer, then (path, texts) again and again until the end. Each time it
-writes one piece and answers on its standard output with a pickle: None, or the ConfigError that stopped it.
+writes one piece and answers on its standard output with a pickle: None, or the error that `write` raised.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 
 import numpy as np
@@ -38,7 +39,8 @@ def write(tokenizer: Tokenizer, path: str, texts: list[bytes]) -> None:
 
 def main() -> None:
   # Ctrl-C goes to all processes of a terminal; the one that asked says so by the end of the input.
-  asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  asked, answers = sys.stdin.buffer, sys.stdout.buffer
   tokenizer = pickle.load(asked)
   while True:
     try:
