@@ -45,7 +45,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     config_lib.smoke(config)
     config.data.eval_split = 'validation[:8]'
     config.task.image_size = (128, 192)
-    config.model.depth, config.model.width, config.model.pyramid = 18, 8, 16
+    config.model.depth, config.model.width, config.model.pyramid = 18, 16, 16
     config.model.head_convs = 1
     config.train.global_batch_size = config.eval.global_batch_size = 4
   elif variant:

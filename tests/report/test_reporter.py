@@ -35,7 +35,8 @@ def make_session(*, chief=True, replicas=1, step=0, norm=None):
     precision=SimpleNamespace(policy='float32', xla=True, policy_reason='a CPU', xla_reason='it is faster'),
     dataset=SimpleNamespace(train=SimpleNamespace(num_examples=1437)),
     pipeline=SimpleNamespace(
-      describe=lambda: ['data: digits', 'source: memory, because it fits', 'no label in this: one']
+      epochs=lambda steps: 64 * steps / 1437,
+      describe=lambda: ['data: digits', 'source: memory, because it fits', 'no label in this: one'],
     ),
     state=SimpleNamespace(
       model=SimpleNamespace(count_params=lambda: 1_234_567),

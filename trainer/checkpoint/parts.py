@@ -26,7 +26,7 @@ from trainer.checkpoint.errors import CheckpointError, reason
 
 # What others may take longer than the chief: they wrote as many bytes, to the same disks.
 _PATIENCE_SECONDS, _PATIENCE = 60.0, 5.0
-_GIVEN_UP_SECONDS = 5.0  # for parts that are as good as written when it is known that one will never come
+_GIVEN_UP_SECONDS = 1.0  # for parts that are as good as written when it is known that one will never come
 _POLL_SECONDS = 0.02, 1.0
 
 
@@ -101,7 +101,7 @@ def collect(
     if len(found) < len(members):
       if time.monotonic() > limit:
         raise CheckpointError(f'worker {missing[0]} did not write its part in time')
-      time.sleep(pause)
+      given_up.wait(pause) if not given_up.is_set() else time.sleep(_POLL_SECONDS[0])
       pause = min(2 * pause, _POLL_SECONDS[1])
   durable.sync_folder(step_folder)
   return found

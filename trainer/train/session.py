@@ -78,12 +78,14 @@ class Session:
     Returns:
       Whether a save has begun.
     """
-    token = agreement.from_chief(self.strategy, self.cluster, token)
-    if not token:
+    together = self.writers > 1
+    if together:
+      token = agreement.from_chief(self.strategy, self.cluster, token)
+    writes = together or self.cluster.is_chief
+    if writes and not token:
       return False
-    member = self.cluster.is_chief or self.writers > 1
-    arrays = self.state.snapshot(checkpoints.share(self.state.sizes()) if member else ())
-    if member:
+    arrays = self.state.snapshot(checkpoints.share(self.state.sizes()) if writes else ())
+    if writes:
       checkpoints.save(self.state.progress.step, arrays, self.host(), metric=metric, token=token)
     return True
 
