@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('topology', 'kills', 'steps'), [('one', 4, 4000), ('two_devices', 2, 2000), ('two_workers', 3, 1500)]
+  ('topology', 'kills', 'steps'), [('one', 3, 3000), ('two_devices', 1, 1000), ('two_workers', 2, 1000)]
 )
 def test_ends_with_the_same_bytes(tmp_path, topology, kills, steps):
   storm = [sys.executable, ROOT / 'scripts' / 'kill_storm', f'--kills={kills}', f'--topology={topology}']
