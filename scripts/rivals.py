@@ -98,6 +98,13 @@ def fit(session: Session, steps: int) -> Loop:
   class Trained(keras.Model):
     """Takes all of a batch but its inputs for targets, as losses with weights need."""
 
+    def __init__(self, inner: keras.Model):
+      super().__init__()
+      self.inner = inner
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+      return self.inner(inputs, training=training)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
       loss = tf.reduce_mean(task.losses(y_pred, {'inputs': x, **y}))
       return loss + (tf.add_n(self.losses) if self.losses else 0.0)
@@ -107,8 +114,7 @@ def fit(session: Session, steps: int) -> Loop:
       return {'loss': self._loss_tracker.result()}
 
   with strategy.scope():
-    plain = _model(session)
-    model = Trained(plain.inputs, plain.outputs[0] if len(plain.outputs) == 1 else plain.outputs)
+    model = Trained(_model(session))
     model.sums = _sums(session)
     model.compile(_optimizer(session, model), steps_per_execution=steps, jit_compile=session.precision.xla)
   turns = _Turns()
@@ -117,7 +123,15 @@ def fit(session: Session, steps: int) -> Loop:
     model.fit(data, steps_per_epoch=steps, epochs=10**6, verbose=0, callbacks=[turns])
 
   threading.Thread(target=turns.run, args=(endless,), daemon=True).start()
-  return turns.take
+
+  def run() -> None:
+    before = int(model.optimizer.iterations.numpy())
+    turns.take()
+    done = int(model.optimizer.iterations.numpy()) - before
+    if done != steps:
+      raise RuntimeError(f'fit did {done} of {steps} steps')
+
+  return run
 
 
 class _Turns(keras.callbacks.Callback):

@@ -136,6 +136,7 @@ def test_a_saved_model_is_the_same_model(tmp_path):
 
 @pytest.mark.parametrize(('policy', 'compiled'), [('float32', False), ('mixed_bfloat16', True)])
 def test_it_compiles_and_learns(policy, compiled):
+  keras.utils.set_random_seed(0)
   keras.config.set_dtype_policy(policy)
   try:
     model = build(summary='mean', blocks=1)

@@ -98,6 +98,7 @@ def test_a_saved_model_is_the_same_model(tmp_path):
 
 @pytest.mark.parametrize('policy', ['float32', 'mixed_bfloat16'])
 def test_it_compiles_and_learns(policy):
+  keras.utils.set_random_seed(0)
   keras.config.set_dtype_policy(policy)
   try:
     model = build(dropout=0.1, stochastic_depth=0.2)
