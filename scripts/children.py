@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -103,6 +105,34 @@ def environment(**variables: str) -> dict[str, str]:
   """The environment of a child: ours, this checkout's modules, and `variables` on top."""
   path = os.pathsep.join(part for part in (str(ROOT), os.environ.get('PYTHONPATH')) if part)
   return {**os.environ, 'PYTHONPATH': path, **variables}
+
+
+def reserve_ports(count: int) -> list[socket.socket]:
+  """Bound sockets on free ports. They never listen, and are kept to the end.
+
+  With SO_REUSEPORT a worker of ours can still listen on its port, and nobody else is ever given it: no race between
+  finding a port and using it. The workers' side of it is TF_GRPC_REUSE_PORT.
+  """
+  sockets = []
+  for _ in range(count):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(('127.0.0.1', 0))
+    sockets.append(sock)
+  return sockets
+
+
+def worker_environment(addresses: list[str], index: int, gpus: str | None = None) -> dict[str, str]:
+  """That of worker `index` of those at some addresses, on ports of `reserve_ports`.
+
+  Args:
+    addresses: 'host:port' of each.
+    index: which of them.
+    gpus: its CUDA_VISIBLE_DEVICES; None: as it is.
+  """
+  cluster = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
+  variables = {'TF_CONFIG': json.dumps(cluster), 'TF_GRPC_REUSE_PORT': 'true', 'PYTHONUNBUFFERED': '1'}
+  return environment(**variables, **({} if gpus is None else {'CUDA_VISIBLE_DEVICES': gpus}))
 
 
 def start(argv: list[str], env: dict[str, str], output: int | None = None) -> subprocess.Popen[bytes]:

@@ -10,6 +10,7 @@ import pytest
 
 from trainer.checkpoint import Checkpoints, warm_start
 from trainer.errors import ConfigError
+from trainer.report.banner import first_weights
 
 SHAPES = {'net/hidden/kernel': (3, 4), 'net/hidden/bias': (4,), 'net/head/kernel': (4, 2)}
 
@@ -75,7 +76,7 @@ def test_a_head_is_left_random_and_what_is_not_used_is_said(tmp_path):
     warm_start.read(fields(tmp_path), SHAPES)
   start = warm_start.read(fields(tmp_path, exclude=('net/head/.*',)), SHAPES)
   assert start.kept == ['net/head/kernel'] and start.unused == ['net/head/kernel', 'net/more/kernel']
-  assert warm_start.words(start.record('X')) == (
+  assert first_weights(start.record('X')) == (
     '2 variables from X; left random: net/head/kernel; not used of it: net/head/kernel, net/more/kernel'
   )
   with pytest.raises(ConfigError, match=r"exclude has 'net/haed/\.\*', which matches no variable"):

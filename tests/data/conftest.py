@@ -11,6 +11,16 @@ from typing import Any
 
 import pytest
 
+from tests.data import small
+
+
+@pytest.fixture(scope='session')
+def sharded_dir(tmp_path_factory):
+  """The digits in five files per split, so that lanes and hosts begin inside files and across them."""
+  directory = tmp_path_factory.mktemp('sharded')
+  small.shard(directory, 5)
+  return directory
+
 
 @pytest.fixture
 def run_python() -> Callable[[str], Any]:

@@ -16,13 +16,6 @@ SOURCES = ['memory', 'lanes']
 SIZE = 93
 
 
-@pytest.fixture(scope='module')
-def sharded_dir(tmp_path_factory):
-  directory = tmp_path_factory.mktemp('sharded')
-  small.shard(directory, 3)
-  return directory
-
-
 def _config(directory, source, **fields):
   defaults = {'train_split': f'train[:{SIZE}]', 'lanes': 4, 'chunk_records': 3, 'window_records': 7, 'batch': 16}
   return small.config(directory, source=source, **{**defaults, 'mixture': (('uci_digits', 0.25),), **fields})

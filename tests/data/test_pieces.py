@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,17 +18,20 @@ from trainer.errors import ConfigError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = [f'{k} ' * (k % 40) for k in range(120)]
-# Packs with small pieces, slowly, so that there is time to kill it.
-_SLOW = """
-import sys, time
+# Packs with small pieces, says each that is there, and makes no more than three with each of its processes.
+_STUCK = """
+import sys, threading
 from tests.data import test_pieces
 from trainer.data import pieces
 pieces._PIECE_BYTES = 300
-write = pieces._Cutter.write
-def slow(*args):
-  write(*args)
-  time.sleep(0.1)
-pieces._Cutter.write = slow
+write, never = pieces._Cutter.write, threading.Event()
+def stuck(self, *args):
+  write(self, *args)
+  print('piece', flush=True)
+  self.written = getattr(self, 'written', 0) + 1
+  if self.written == 3:
+    never.wait()
+pieces._Cutter.write = stuck
 test_pieces.packed(sys.argv[1], 2)
 """
 
@@ -105,14 +107,15 @@ def test_the_records_are_those_of_one_process(folder, monkeypatch, piece, proces
 
 
 def test_a_killed_preparation_goes_on_with_the_pieces_that_are_there(folder, monkeypatch):
-  process = subprocess.Popen([sys.executable, '-c', _SLOW, str(folder)], cwd=_ROOT)
-  until = time.monotonic() + 120
-  while len(found := list(folder.glob('packed/**/*.tokens'))) < 4:
-    assert time.monotonic() < until and process.poll() is None
-    time.sleep(0.02)
+  command = [sys.executable, '-c', _STUCK, str(folder)]
+  process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  said = 0
+  while said < 4:
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    said += line == b'piece\n'
   process.send_signal(signal.SIGKILL)
-  process.wait()
-  time.sleep(0.5)  # what was being written is written
+  process.communicate()  # the end of what it has started too, which writes to the same pipe
   found = {path: path.stat().st_mtime_ns for path in folder.glob('packed/**/*.tokens')}
   stale = next(iter(found)).parent.with_name(f'{packing._PIECES}train-of-others')
   stale.mkdir()

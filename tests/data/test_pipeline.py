@@ -14,14 +14,6 @@ SOURCES = ['memory', 'lanes']
 TOPOLOGIES = [(2, 1), (4, 1), (2, 2), (4, 4)]  # replicas, hosts
 
 
-@pytest.fixture(scope='module')
-def sharded_dir(tmp_path_factory):
-  """The digits in five files per split, so that lanes and hosts begin inside files and across them."""
-  directory = tmp_path_factory.mktemp('sharded')
-  small.shard(directory, 5)
-  return directory
-
-
 def _config(directory, source, **fields):
   """93 examples in batches of 8: small lanes, small windows, and epochs that end inside batches."""
   defaults = {'train_split': 'train[:93]', 'lanes': 4, 'chunk_records': 3, 'window_records': 7, 'batch': 8}

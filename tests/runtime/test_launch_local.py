@@ -212,7 +212,7 @@ def test_workers_do_not_outlive_a_launcher_that_was_killed():
 
 
 def test_reserved_ports_belong_to_the_workers_alone(launcher):
-  reserved = launcher.reserve_ports(2)
+  reserved = launcher.children.reserve_ports(2)
   for sock in reserved:
     address = sock.getsockname()
     with socket.socket() as stranger, pytest.raises(OSError, match='in use'):

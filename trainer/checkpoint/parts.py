@@ -53,17 +53,22 @@ def folder(member: int, members: int) -> str:
 
 def announce(step_folder: str, member: int, part: manifest.Manifest) -> None:
   """Says that a part is sealed, and what is in it."""
-  path = os.path.join(step_folder, f'part-{member}.json')
-  disk.write_file(f'{path}.new', manifest.encode(part))
-  disk.rename(f'{path}.new', path)
+  _say(os.path.join(step_folder, f'part-{member}.json'), manifest.encode(part))
 
 
 def announce_failure(step_folder: str, member: int, error: Exception) -> None:
   """Says that a part will not come, if the disk lets it; otherwise the chief waits as long as its patience lasts."""
-  path = os.path.join(step_folder, f'part-{member}.failed')
   with contextlib.suppress(OSError):
-    disk.write_file(f'{path}.new', reason(error).encode())
-    os.rename(f'{path}.new', path)
+    _say(os.path.join(step_folder, f'part-{member}.failed'), reason(error).encode())
+
+
+def _say(path: str, contents: bytes) -> None:
+  """Writes a file that is whole as soon as it has its name.
+
+  The chief forces the name to the disk: by the time this process could, it may have given the folder another one.
+  """
+  disk.write_file(f'{path}.new', contents)
+  os.rename(f'{path}.new', path)
 
 
 def collect(

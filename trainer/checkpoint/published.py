@@ -155,24 +155,32 @@ def _llama() -> Table:
   return Table(rows(entries), 'model.', 'layers.0.self_attn.q_proj.weight')
 
 
-def _bert() -> Table:
-  block, there = r'block(\d+)_%', r'encoder.layer.{\1-1}.%'
+# A layer of the encoders of BERT and ViT, which transformers names alike.
+_ENCODER, _ENCODER_LAYER = r'block(\d+)_%', r'encoder.layer.{\1-1}.%'
+
+
+def _encoder(attention: str) -> list[list[str]]:
+  """Rows of such a layer's matrices; `attention`: what its three products are in."""
   matrices = {
-    **{f'attention_{name}': f'attention.self.{name}' for name in ('query', 'key', 'value')},
+    **{f'attention_{name}': f'attention.{attention}.{name}' for name in ('query', 'key', 'value')},
     'attention_out': 'attention.output.dense', 'mlp_in': 'intermediate.dense', 'mlp_out': 'output.dense',
   }  # fmt: skip
+  return _each(_ENCODER, _ENCODER_LAYER, matrices, _DENSE, 'transpose')
+
+
+def _bert() -> Table:
   entries = [
     ['tokens/embeddings', 'embeddings.word_embeddings.weight'],
     ['embedding/positions', 'embeddings.position_embeddings.weight'],
     ['embedding/segments', 'embeddings.token_type_embeddings.weight'],
-    *_each(block, there, matrices, _DENSE, 'transpose'),
+    *_encoder('self'),
     *_each('%', '%', {'transform': 'cls.predictions.transform.dense', 'pooler': 'pooler.dense'}, _DENSE, 'transpose'),
     *_each('%', '%', {'head': 'classifier'}, _DENSE, 'transpose'),
     ['head/bias', 'cls.predictions.bias'],
   ]
   for parts in (_NORM, _OLD_NORM):
     norms = {'attention_norm': 'attention.output.LayerNorm', 'mlp_norm': 'output.LayerNorm'}
-    entries += _each(block, there, norms, parts)
+    entries += _each(_ENCODER, _ENCODER_LAYER, norms, parts)
     norms = {'embedding_norm': 'embeddings.LayerNorm', 'transform_norm': 'cls.predictions.transform.LayerNorm'}
     entries += _each('%', '%', norms, parts)
   return Table(rows(entries), 'bert.', 'encoder.layer.0.attention.self.query.weight')
@@ -198,17 +206,13 @@ def _t5() -> Table:
 
 
 def _vit() -> Table:
-  block, there = r'block(\d+)_%', r'encoder.layer.{\1-1}.%'
-  matrices = {
-    **{f'attention_{name}': f'attention.attention.{name}' for name in ('query', 'key', 'value')},
-    'attention_out': 'attention.output.dense', 'mlp_in': 'intermediate.dense', 'mlp_out': 'output.dense',
-  }  # fmt: skip
+  norms = {'attention_norm': 'layernorm_before', 'mlp_norm': 'layernorm_after'}
   entries = [
     ['embedding/class_token', 'embeddings.cls_token'],
     ['embedding/positions', 'embeddings.position_embeddings'],
     *_each('%', '%', {'patches': 'embeddings.patch_embeddings.projection'}, _DENSE, 'convolution'),
-    *_each(block, there, matrices, _DENSE, 'transpose'),
-    *_each(block, there, {'attention_norm': 'layernorm_before', 'mlp_norm': 'layernorm_after'}, _NORM),
+    *_encoder('attention'),
+    *_each(_ENCODER, _ENCODER_LAYER, norms, _NORM),
     *_each('%', '%', {'norm': 'layernorm'}, _NORM),
     *_each('%', '%', {'head': 'classifier'}, _DENSE, 'transpose'),
   ]

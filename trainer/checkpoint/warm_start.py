@@ -29,7 +29,6 @@ from trainer.errors import ConfigError
 from trainer.fields import Field, nearest
 
 _NAMED = 3  # names listed in an error: enough to recognise the model, and still one line
-_LISTED = 8  # and in the banner
 
 
 def _check_patterns(patterns: tuple[str, ...]) -> str:
@@ -71,18 +70,6 @@ class Start:
     return {
       'path': path, 'set': list(self.arrays), 'resized': self.resized, 'left_random': self.kept, 'not_used': self.unused
     }  # fmt: skip
-
-
-def words(record: Mapping[str, Any]) -> str:
-  """A record of `Start` in a line for people, which run.json completes."""
-  parts = [f'{len(record["set"])} variables from {record["path"]}']
-  for what, names in (
-    ('resized', record['resized']), ('left random', record['left_random']), ('not used of it', record['not_used']),
-  ):  # fmt: skip
-    if names:
-      more = f' and {len(names) - _LISTED} more (run.json)' if len(names) > _LISTED else ''
-      parts.append(f'{what}: {", ".join(names[:_LISTED])}{more}')
-  return '; '.join(parts)
 
 
 def read(fields: Any, variables: Mapping[str, Sequence[int]]) -> Start:

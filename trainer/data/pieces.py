@@ -79,19 +79,15 @@ class Pieces:
     lock = threading.Lock()
 
     def serve() -> None:
-      try:
-        with _Cutter(self._tokenizer) as other:
-          while not failed.is_set():
-            with lock:
-              k = next(turn, None)
-            if k is None:
-              return
-            other.write(_path(folder, k), self._texts(k))
-            with lock:
-              progress.add(self._ranges[k][2])
-      except BaseException:
-        failed.set()
-        raise
+      with _Cutter(self._tokenizer) as other:
+        while not failed.is_set():
+          with lock:
+            k = next(turn, None)
+          if k is None:
+            return
+          other.write(_path(folder, k), self._texts(k))
+          with lock:
+            progress.add(self._ranges[k][2])
 
     count = min(processes, len(missing))
     with futures.ThreadPoolExecutor(count) as pool:

@@ -16,7 +16,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.checkpoint import Checkpoints
 from trainer.measure import summary
 from trainer.measure.load import Load
 from trainer.measure.summary import Window
@@ -122,10 +121,7 @@ class Measurement:
       step_seconds: of a step while nothing is saved.
     """
     session, chief = self.session, self.session.cluster.is_chief
-    sizes, member = session.state.sizes(), session.cluster.worker_index if session.writers > 1 else 0
-    checkpoints = Checkpoints(
-      folder, keep=1, keep_best=0, best_mode='max', writer=chief, member=member, members=session.writers
-    )
+    sizes, checkpoints = session.state.sizes, session.checkpoints(folder, keep=1, keep_best=0)
     try:
       started = time.monotonic()
       session.save(checkpoints, checkpoints.begin(session.state.progress.step, sizes) if chief else 0)

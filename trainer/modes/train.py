@@ -99,14 +99,8 @@ def _train(
   session = session_lib.build(config, where, task_state, on_strategy=command.stop.reinstall)
   if not where.is_chief:
     ledger.open(directory.path, where.worker_index)  # the chief has claimed the directory before the workers met
-  checkpoints = Checkpoints(
-    directory.file(CHECKPOINTS),
-    keep=config.checkpoint.keep,
-    keep_best=config.checkpoint.keep_best,
-    best_mode=session.best_mode,
-    writer=where.is_chief,
-    member=where.worker_index if session.writers > 1 else 0,
-    members=session.writers,
+  checkpoints = session.checkpoints(
+    directory.file(CHECKPOINTS), keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
   )
   phases.enter('restore')
   if where.is_chief:

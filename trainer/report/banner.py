@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trainer.report import words
 from trainer.report.throughput import Rate
 
 _WIDTH = 120
 _SHORTEST_VALUE = 40
+_LISTED = 8  # names of variables in a line
 
 
 def banner(facts: Sequence[tuple[str, str]], title: str = '') -> str:
@@ -85,3 +87,15 @@ def _wrap(text: str, width: int) -> list[str]:
     else:
       lines[-1] += f' {word}' if lines[-1] else word
   return lines
+
+
+def first_weights(record: Mapping[str, Any]) -> str:
+  """What a warm start has set (trainer/checkpoint/warm_start.py, `Start.record`), in a line that run.json completes."""
+  parts = [f'{len(record["set"])} variables from {record["path"]}']
+  for what, names in (
+    ('resized', record['resized']), ('left random', record['left_random']), ('not used of it', record['not_used']),
+  ):  # fmt: skip
+    if names:
+      more = f' and {len(names) - _LISTED} more (run.json)' if len(names) > _LISTED else ''
+      parts.append(f'{what}: {", ".join(names[:_LISTED])}{more}')
+  return '; '.join(parts)

@@ -13,10 +13,9 @@ from typing import Any
 
 from absl import logging
 
-from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError, RunAgain
 from trainer.report import goodput, run_record, words
-from trainer.report.banner import banner, summary
+from trainer.report.banner import banner, first_weights, summary
 from trainer.report.ledger import Ledger
 from trainer.report.metrics import MetricsFile
 from trainer.report.progress import Progress
@@ -189,7 +188,7 @@ class Reporter:
       ('precision', f'{how.policy}: {how.policy_reason}'),
       ('XLA', f'{"on" if how.xla else "off"}: {how.xla_reason}'),
       ('model', f'{config.model.name}, {words.count(parameters)} parameters'),
-      ('begins with', warm_start.words(self._first_weights) if self._first_weights else ''),
+      ('begins with', first_weights(self._first_weights) if self._first_weights else ''),
       ('task', config.task.name),
       *_split_labels(session.pipeline.describe()),
       ('global batch', batch),

@@ -142,7 +142,7 @@ class Loop:
       return 0
     try:
       self.reporter.sync()
-      return self.checkpoints.begin(self.progress.step, self.session.state.sizes(), metric=self.metric)
+      return self.checkpoints.begin(self.progress.step, self.session.state.sizes, metric=self.metric)
     except ConfigError as error:  # a checkpoint must not be newer than the rows of metrics before it
       self.checkpoints.refused(self.progress.step, error)
     except CheckpointError:

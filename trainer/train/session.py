@@ -67,11 +67,23 @@ class Session:
     """
     return self.cluster.num_workers if self.state.sharding else 1
 
+  def checkpoints(self, folder: str, *, keep: int, keep_best: int) -> Checkpoints:
+    """Those of a folder, to be saved to by the `writers` of this run."""
+    return Checkpoints(
+      folder,
+      keep=keep,
+      keep_best=keep_best,
+      best_mode=self.best_mode,
+      writer=self.cluster.is_chief,
+      member=self.cluster.worker_index if self.writers > 1 else 0,
+      members=self.writers,
+    )
+
   def save(self, checkpoints: Checkpoints, token: int, metric: float | None = None) -> bool:
     """Begins to save the state in the background; all processes call it together.
 
     Args:
-      checkpoints: of `writers` processes.
+      checkpoints: made by `checkpoints`.
       token: the chief's, from `begin`; of the others it does not count.
       metric: ranks the step among the best.
 
@@ -84,7 +96,7 @@ class Session:
     writes = together or self.cluster.is_chief
     if writes and not token:
       return False
-    arrays = self.state.snapshot(checkpoints.share(self.state.sizes()) if writes else ())
+    arrays = self.state.snapshot(checkpoints.share(self.state.sizes) if writes else ())
     if writes:
       checkpoints.save(self.state.progress.step, arrays, self.host(), metric=metric, token=token)
     return True

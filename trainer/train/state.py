@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Collection, Iterator
@@ -136,6 +137,7 @@ class TrainState:
       held['weights'] += sum(_bytes(variable) for variable in self.trainable)
     return held
 
+  @functools.cached_property
   def sizes(self) -> dict[str, int]:
     """Name -> bytes of each variable as a whole."""
     return {name: math.prod(shape) * tf.as_dtype(dtype).size for name, (shape, dtype) in self.expected().items()}
