@@ -8,7 +8,9 @@ There is no wait after an attempt that made progress. Otherwise the wait is --ba
 and so on up to a minute; progress begins it anew. There is no restart after SIGTERM, SIGINT or SIGHUP, nor
 while the file STOP lies in the work directory.
 
-The trainer is not imported here: it takes seconds, and this must start at once.
+Of a run in a bucket, the trainer's copy on this machine is looked at.
+
+Of the trainer only trainer/storage/place.py is imported here: the rest takes seconds, and this must start at once.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+import children
 from children import Events
+
+sys.path.append(str(children.ROOT))
+from trainer.storage import place
 
 FINAL = (0, 2, 3)
 USER_MISTAKE = 2
@@ -83,6 +89,7 @@ def run(name: str, options: argparse.Namespace, args: Sequence[str], attempt: Ca
   if not workdir:
     print("error: --workdir is missing: name the directory of the run behind '--', as for the trainer", file=sys.stderr)
     return USER_MISTAKE
+  workdir = place.local_copy(workdir)
   policy = Policy(options.attempts, options.backoff_seconds, newest_step(workdir))
   stop_file = os.path.join(workdir, STOP_FILE)
   number = 0

@@ -22,6 +22,7 @@ from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least, fraction, nearest, one_of, shares
 from trainer.optim import optimizers, rounding, schedules, sharding
+from trainer.storage import bucket
 
 # Field(default, meaning, rule, fixed=True where a change on resume would break the run)
 SECTIONS: dict[str, dict[str, Field]] = {
@@ -124,6 +125,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'single_steps': Field(100, 'steps that are timed one by one, for percentiles', at_least(1)),
     'largest_foreign_load': Field(0.1, 'share of the cores that other programs may take; with more the numbers are not valid', above(0)),
   },
+  'storage': bucket.FIELDS,
   'faults': {
     'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),
     'max_runtime_seconds': Field(0.0, 'seconds after which this attempt is to have ended, with all saved; 0: no limit', at_least(0)),

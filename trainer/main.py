@@ -58,6 +58,7 @@ class Command:
     stop: the wish to stop, heard since the process began.
     phases: what the process is doing, since it began.
     ledger: writes that down, once it is known where.
+    closing: what is to be done last, after the ledger has been closed.
   """
 
   config: ml_collections.ConfigDict
@@ -69,6 +70,7 @@ class Command:
   stop: Stop
   phases: Phases
   ledger: Ledger
+  closing: contextlib.ExitStack
 
 
 def define(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -79,7 +81,9 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   config_flags.DEFINE_config_file(
     'config', None, 'config file and variant: configs/NAME.py:VARIANT', flag_values=values, sys_argv=list(argv)
   )
-  flags.DEFINE_string('workdir', None, 'directory of the run, the only place that it writes to', flag_values=values)
+  flags.DEFINE_string(
+    'workdir', None, 'directory of the run, the only place that it writes to; or gs://BUCKET/RUN', flag_values=values
+  )
   modes = '; '.join(f'{name}: {does}' for name, does in MODES.items())
   flags.DEFINE_enum('mode', 'train', list(MODES), modes, flag_values=values)
   flags.DEFINE_string('checkpoint', 'latest', "modes eval and predict: 'latest', 'best' or a step", flag_values=values)
@@ -130,7 +134,16 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
       raise ConfigError(f'--{name}={values[name].value} is for --mode=plan: add that, or leave it out')
   config_lib.check(config)
   return Command(
-    config, values.workdir, values.mode, values.checkpoint, values.target, values.search, stop or Stop(), phases, ledger
+    config,
+    values.workdir,
+    values.mode,
+    values.checkpoint,
+    values.target,
+    values.search,
+    stop or Stop(),
+    phases,
+    ledger,
+    contextlib.ExitStack(),
   )
 
 
@@ -168,6 +181,7 @@ def run(argv: Sequence[str], stop: Stop | None = None) -> int:
   finally:
     if command:
       command.ledger.close(code)
+      command.closing.close()
   return code
 
 

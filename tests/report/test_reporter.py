@@ -46,7 +46,10 @@ def make_session(*, chief=True, replicas=1, step=0, norm=None):
 
 
 def make(tmp_path, restored=0, changed=(), **keywords):
-  directory = SimpleNamespace(path=str(tmp_path), file=lambda name: os.path.join(tmp_path, name))
+  def place(name: str) -> str:
+    return os.path.join(tmp_path, name)
+
+  directory = SimpleNamespace(path=str(tmp_path), file=place, shown=place)
   ledger = Ledger(Phases(time.monotonic()))
   if keywords.get('chief', True):
     ledger.open(str(tmp_path), 0)

@@ -48,6 +48,6 @@ def test_a_config_that_cannot_be_parsed_is_named(tmp_path):
     Workdir(str(tmp_path)).earlier_config()
 
 
-def test_a_bucket_is_refused():
-  with pytest.raises(ConfigError, match='mount the bucket'):
-    Workdir('gs://bucket/run')
+def test_a_bucket_whose_address_makes_no_sense_is_refused():
+  with pytest.raises(ConfigError, match='names no bucket'):
+    Workdir('gs://', good().storage)

@@ -5,6 +5,7 @@ A save, in the background, each line durable before the next begins:
   Orbax writes the arrays under another name -> arrays hashed, before and after -> files hashed and synced -> manifest
   written -> folder renamed -> manifest renamed to complete.json: the step counts -> surplus steps deleted
 
+Of a run in a bucket, the complete step is then copied there, and counts when that is done (trainer/storage/steps.py).
 Where each process has only a part of the state, each writes a part of the step (parts.py), and the chief does the rest.
 
 The first save of a process is also read back and compared. Doing so each time would cost about as much as the save and
@@ -32,6 +33,7 @@ from trainer.checkpoint import disk, manifest, orbax_io, parts, retention
 from trainer.checkpoint.errors import CheckpointError, DamagedCheckpoint, NoSuchCheckpoint, reason
 from trainer.checkpoint.layout import Layout, Restored
 from trainer.errors import ConfigError
+from trainer.storage.steps import Steps
 
 MOST_FAILURES = 3  # failed saves in a row after which the next one raises
 _READ_BACK_BYTES = 256 * 1024**2  # host memory that reading back may take, if no single array is larger
@@ -41,7 +43,8 @@ _OVERHEAD_BYTES, _OVERHEAD_BYTES_PER_ARRAY = 1024**2, 4096  # generous, for what
 def on_stage(stage: str) -> None:
   """Called in the thread of a save with the name of each stage that it has reached; tests replace it to stop there.
 
-  In order: begun, written, sealed, (replacing,) before_marker, complete, (deleting, once per step,) collected.
+  In order: begun, written, sealed, (replacing,) before_marker, complete, (uploaded,) (deleting, once per
+  step,) collected.
   """
 
 
@@ -55,19 +58,27 @@ class Checkpoints:
     best_mode: 'max' or 'min'.
     writer: whether this process begins and completes saves, deletes, and moves damaged steps aside.
     member, members: this is process `member` of those that write a step together, of which the writer is the first.
+    remote: the bucket that the folder is a copy of; a step that is saved counts when it is there.
 
   Raises:
     ConfigError: a writer cannot write there.
   """
 
   def __init__(
-    self, directory: str, *, keep: int, keep_best: int, best_mode: str, writer: bool, member: int = 0, members: int = 1
+    self,
+    directory: str,
+    *,
+    keep: int,
+    keep_best: int,
+    best_mode: str,
+    writer: bool,
+    member: int = 0,
+    members: int = 1,
+    remote: Steps | None = None,
   ):
     assert writer == (member == 0) or members == 1, (writer, member, members)
     assert keep >= 1 and keep_best >= 0 and best_mode in ('max', 'min'), (keep, keep_best, best_mode)
-    if '://' in directory:
-      raise ConfigError(f'checkpoints cannot be kept in {directory!r}: mount the bucket, or choose another workdir')
-    self._layout = Layout(os.path.abspath(directory), lambda stage: on_stage(stage))
+    self._layout = Layout(os.path.abspath(directory), lambda stage: on_stage(stage), remote)
     self._keep, self._keep_best, self._best_mode, self._writer = keep, keep_best, best_mode, writer
     self._member, self._members = member, members
     self._sizes: dict[str, int] = {}  # of the step that was begun last, by name of array

@@ -26,6 +26,7 @@ from trainer import durable
 from trainer.checkpoint import disk, manifest, orbax_io
 from trainer.checkpoint.errors import CheckpointError, DamagedCheckpoint, NoSuchCheckpoint, reason
 from trainer.errors import ConfigError
+from trainer.storage.steps import Steps
 
 _COMPLETE, _INCOMPLETE = 'complete.json', 'saving.json'
 _STEP = re.compile(r'0|[1-9]\d*')
@@ -53,11 +54,12 @@ class Layout:
   Args:
     directory: absolute path.
     on_stage: called with the name of each stage that a change has reached.
+    remote: the bucket that the folder is a copy of, where a change counts.
   """
 
-  def __init__(self, directory: str, on_stage: Callable[[str], None]):
+  def __init__(self, directory: str, on_stage: Callable[[str], None], remote: Steps | None = None):
     self.directory = directory
-    self._on_stage = on_stage
+    self._on_stage, self._remote = on_stage, remote
 
   def steps(self) -> list[int]:
     """The complete steps, ascending; nothing but names is read."""
@@ -93,12 +95,17 @@ class Layout:
         os.rename(marker, unmarked)
       raise
     self._on_stage('complete')
+    if self._remote is not None:
+      self._remote.publish(step)
+      self._on_stage('uploaded')
 
   def delete(self, step: int) -> None:
     """Deletes a complete step; it does not count from the first moment on."""
     disk.rename(self._path(step), self._path(step, '.deleting'))
     self._on_stage('deleting')
     disk.remove(self._path(step, '.deleting'))
+    if self._remote is not None:
+      self._remote.keep_only(set(self.steps()))
 
   def tidy(self, step: int) -> None:
     """Leaves of a step either a complete folder or none, and nothing beside it.
@@ -122,7 +129,10 @@ class Layout:
 
   def set_aside(self, step: int) -> str:
     """Moves a step to damaged/, so that it does not count and can be saved again; returns where it is now."""
-    return disk.move_aside(self._path(step), os.path.join(self.directory, 'damaged'))
+    moved = disk.move_aside(self._path(step), os.path.join(self.directory, 'damaged'))
+    if self._remote is not None:
+      self._remote.set_aside(step, os.path.basename(moved))
+    return moved
 
   def read_manifest(self, step: int) -> manifest.Manifest:
     """The manifest of a complete step.
@@ -158,6 +168,16 @@ class Layout:
       CheckpointError: the files are, but this version of Orbax cannot read them.
     """
     try:
+      return self._verified(step)
+    except DamagedCheckpoint:
+      if self._remote is None:
+        raise
+    return self._verified(step, again=True)  # what is here may be damaged, and what is in the bucket not
+
+  def _verified(self, step: int, again: bool = False) -> Restored:
+    try:
+      if self._remote is not None:
+        self._remote.fetch(step, again=again)
       found = self.read_manifest(step)
       return Restored(step, self._read_arrays(found), found.host)
     except CheckpointError as error:

@@ -43,7 +43,9 @@ def run(command: Any) -> None:
       why.
   """
   config, where = command.config, cluster.discover(command.config)
-  directory = Workdir(command.workdir)
+  directory = Workdir(command.workdir, config.storage)
+  command.closing.callback(directory.close)
+  directory.scratch()
   if where.is_chief:
     disk.make_writable(directory.path)
   session = session_lib.build(config, where, on_strategy=command.stop.reinstall)
@@ -60,7 +62,7 @@ def run(command: Any) -> None:
     return
   directory.write(BENCHMARK, json.dumps(found, indent=2) + '\n')
   print('Benchmark' if found['valid'] else 'Benchmark, NOT VALID')
-  for name, text in [*_table(found), ('all of it', directory.file(BENCHMARK))]:
+  for name, text in [*_table(found), ('all of it', directory.shown(BENCHMARK))]:
     print(f'  {name:<14}  {text}')
   if not found['valid']:
     raise RunAgain(f'what was measured is not valid: {"; ".join(found["why_not_valid"])}')

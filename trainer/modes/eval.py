@@ -9,8 +9,8 @@ from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.checkpoint.choice import choose
 from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import ConfigError
-from trainer.report.reporter import CHECKPOINTS
 from trainer.runtime import agreement, cluster
+from trainer.storage.steps import CHECKPOINTS
 from trainer.train import session as session_lib
 from trainer.train.workdir import Workdir
 
@@ -42,11 +42,15 @@ def restored(command: Any) -> tuple[session_lib.Session, int]:
   """
   config = command.config
   where = cluster.discover(config)
-  directory = Workdir(command.workdir)
+  directory = Workdir(command.workdir, config.storage)
+  command.closing.callback(directory.close)
+  directory.read()
   if directory.earlier_config() is None:
     raise ConfigError(f'--workdir={command.workdir} holds no run: train first, or name the directory of a run')
   directory.adopt(config, trained=True, write=False)
-  checkpoints = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
+  checkpoints = Checkpoints(
+    directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False, remote=directory.steps
+  )
   step = choose(checkpoints, command.checkpoint, '--checkpoint', '--workdir')
   try:
     found = checkpoints.restore(step)

@@ -24,7 +24,7 @@ def run(command: Any) -> None:
     ConfigError: the target is unknown, or its compiler is not installed; the config cannot run there; the file cannot
       be written.
   """
-  directory = Workdir(command.workdir)
+  directory = Workdir(command.workdir, command.config.storage)
   if command.search:
     plan, attempts = search.largest(
       command.config, command.target, lambda attempt: print(_attempt(attempt), flush=True)
@@ -40,7 +40,7 @@ def run(command: Any) -> None:
     *(('warning', text) for text in plan['warnings']),
   ]
   print('Plan; nothing was started.')
-  for name, text in [*rows, ('all of it', directory.file(PLAN))]:
+  for name, text in [*rows, ('all of it', directory.shown(PLAN))]:
     print(f'  {name:<12}  {text}')
 
 

@@ -14,10 +14,11 @@ from trainer.errors import EXIT_RUN_AGAIN, ConfigError, RunAgain
 from trainer.report import words
 from trainer.report.banner import banner
 from trainer.report.profiles import Profiler
-from trainer.report.reporter import CHECKPOINTS, METRICS, TENSORBOARD, Reporter
+from trainer.report.reporter import METRICS, TENSORBOARD, Reporter
 from trainer.runtime import agreement, cluster
-from trainer.runtime.notices import Notices, stop_file
+from trainer.runtime.notices import STOP_FILE, Notices
 from trainer.runtime.watchdog import Watchdog
+from trainer.storage.steps import CHECKPOINTS
 from trainer.train import session as session_lib
 from trainer.train.guard import BAD_STEPS, Guard
 from trainer.train.loop import Loop
@@ -50,17 +51,27 @@ def run(command: Any) -> None:
       '--checkpoint=%s is for mode eval; training resumes from the newest intact checkpoint', command.checkpoint
     )
   where = cluster.discover(config)
-  directory = Workdir(command.workdir)
+  directory = Workdir(command.workdir, config.storage)
+  if directory.is_remote and config.optimizer.shard_state and where.num_workers > 1:
+    raise ConfigError(
+      'optimizer.shard_state has each worker write a part of a checkpoint into one folder, which a bucket is not: '
+      'name a --workdir on a file system that all workers share, or set optimizer.shard_state=False'
+    )
+  command.closing.callback(directory.close)
   if where.is_chief:
-    directory.claim()
-  earlier = Checkpoints(directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False)
+    directory.claim(on_lost=lambda owner: _leave(command, owner))
+  else:
+    directory.follow(where.worker_index)
+  earlier = Checkpoints(
+    directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False, remote=directory.steps
+  )
   changed = directory.adopt(config, trained=bool(earlier.steps()), write=where.is_chief)
   before = _newest_host(earlier)
   if before and _is_complete(before['progress'], config.train.steps):
     print(_already_complete(before['progress'], directory))
     return
-  if os.path.exists(stop_file(directory.path)):
-    raise RunAgain(f'the stop file {stop_file(directory.path)} is there: remove it to go on')
+  if os.path.exists(directory.file(STOP_FILE)):
+    raise RunAgain(f'the stop file {directory.shown(STOP_FILE)} is there: remove it to go on')
   notices = Notices(
     command.stop,
     workdir=directory.path,
@@ -100,7 +111,10 @@ def _train(
   if not where.is_chief:
     ledger.open(directory.path, where.worker_index)  # the chief has claimed the directory before the workers met
   checkpoints = session.checkpoints(
-    directory.file(CHECKPOINTS), keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
+    directory.file(CHECKPOINTS),
+    keep=config.checkpoint.keep,
+    keep_best=config.checkpoint.keep_best,
+    remote=directory.steps,
   )
   phases.enter('restore')
   if where.is_chief:
@@ -144,6 +158,13 @@ def _train(
     reporter.close()
 
 
+def _leave(command: Any, owner: str) -> None:
+  """Ends the process: another has taken over the run, and nothing of ours counts any more."""
+  logging.error('%s has taken over --workdir=%s: this process ends', owner, command.workdir)
+  command.ledger.close(EXIT_RUN_AGAIN)
+  os._exit(EXIT_RUN_AGAIN)
+
+
 def _to_the_end(loop: Loop, phases: Any) -> None:
   """Runs the loop; nobody leaves before the chief has saved, or a launcher would take it for a failure."""
   stopped: RunAgain | None = None
@@ -183,9 +204,9 @@ def _already_complete(progress: dict, directory: Workdir) -> str:
     [
       ('steps', f'{progress["step"]:,}; for more, raise train.steps'),
       ('best', best),
-      ('metrics', directory.file(METRICS)),
-      ('checkpoints', directory.file(CHECKPOINTS)),
-      ('tensorboard', directory.file(TENSORBOARD)),
+      ('metrics', directory.shown(METRICS)),
+      ('checkpoints', directory.shown(CHECKPOINTS)),
+      ('tensorboard', directory.shown(TENSORBOARD)),
     ],
     title='Training is complete; there is nothing left to do.',
   )

@@ -21,8 +21,9 @@ from trainer.report.metrics import MetricsFile
 from trainer.report.progress import Progress
 from trainer.report.tensorboard import TensorBoard
 from trainer.report.throughput import Throughput
+from trainer.storage.steps import CHECKPOINTS
 
-METRICS, RUN, TENSORBOARD, CHECKPOINTS = 'metrics.jsonl', 'run.json', 'tensorboard', 'checkpoints'
+METRICS, RUN, TENSORBOARD = 'metrics.jsonl', 'run.json', 'tensorboard'
 
 
 class Reporter:
@@ -199,7 +200,7 @@ class Reporter:
 
   def _places(self) -> list[tuple[str, str]]:
     names = {'metrics': METRICS, 'checkpoints': CHECKPOINTS, 'tensorboard': TENSORBOARD}
-    return [(what, self._directory.file(name)) for what, name in names.items()]
+    return [(what, self._directory.shown(name)) for what, name in names.items()]
 
   def _what_depends_on_them(self) -> str:
     """What the number of replicas changes in the result, beyond the order of sums; '' on one replica."""

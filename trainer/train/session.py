@@ -21,6 +21,7 @@ from trainer.fields import nearest
 from trainer.models import parts
 from trainer.optim import optimizers, sharding
 from trainer.runtime import agreement, cluster, precision, strategy
+from trainer.storage.steps import Steps
 from trainer.train.evaluate import Evaluator
 from trainer.train.state import TrainState
 from trainer.train.step import FIRST_LOSS_SCALE, TrainStep, has_synchronized_statistics
@@ -67,7 +68,7 @@ class Session:
     """
     return self.cluster.num_workers if self.state.sharding else 1
 
-  def checkpoints(self, folder: str, *, keep: int, keep_best: int) -> Checkpoints:
+  def checkpoints(self, folder: str, *, keep: int, keep_best: int, remote: Steps | None = None) -> Checkpoints:
     """Those of a folder, to be saved to by the `writers` of this run."""
     return Checkpoints(
       folder,
@@ -77,6 +78,7 @@ class Session:
       writer=self.cluster.is_chief,
       member=self.cluster.worker_index if self.writers > 1 else 0,
       members=self.writers,
+      remote=remote,
     )
 
   def save(self, checkpoints: Checkpoints, token: int, metric: float | None = None) -> bool:
