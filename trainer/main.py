@@ -13,6 +13,7 @@ import dataclasses
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,7 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
 
   from trainer import config as config_lib  # imports TensorFlow, which takes seconds
 
+  argv = _with_local_config(argv)
   values = flags.FlagValues()
   define(argv, values)
   try:
@@ -145,6 +147,24 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
     ledger,
     contextlib.ExitStack(),
   )
+
+
+def _with_local_config(argv: Sequence[str]) -> list[str]:
+  """The command line with a config file that is in a bucket fetched, and its copy named instead.
+
+  Raises:
+    ConfigError: there is no such object, or the bucket cannot be read.
+  """
+  found = list(argv)
+  for place, argument in enumerate(argv):
+    flag, _, value = argument.partition('=')
+    if flag in ('--config', '-config') and '://' in value:
+      from trainer.storage import bucket
+
+      url, dot, variant = value.rpartition('.py:')
+      url, variant = (f'{url}.py', f':{variant}') if dot else (value, '')
+      found[place] = f'{flag}={bucket.fetched(url, tempfile.mkdtemp(prefix="tf-trainer-"))}{variant}'
+  return found
 
 
 def run(argv: Sequence[str], stop: Stop | None = None) -> int:

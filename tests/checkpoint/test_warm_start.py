@@ -1,16 +1,20 @@
 """Weights of an earlier training: whose they are, what is left random, and nothing in silence."""
 
 import json
+import secrets
 
 import keras
 import ml_collections
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from trainer.checkpoint import Checkpoints, warm_start
 from trainer.errors import ConfigError
 from trainer.report.banner import first_weights
+from trainer.storage import bucket
+from trainer.storage.steps import Steps
 
 SHAPES = {'net/hidden/kernel': (3, 4), 'net/hidden/bias': (4,), 'net/head/kernel': (4, 2)}
 
@@ -51,6 +55,22 @@ def test_a_run_gives_its_newest_best_or_named_step(tmp_path):
     same(warm_start.read(fields(tmp_path, step=step), SHAPES), arrays(seed))
   with pytest.raises(ConfigError, match=r'init_from\.step=7 is not there; complete steps: 1, 2, 3'):
     warm_start.read(fields(tmp_path, step='7'), SHAPES)
+
+
+def test_runs_and_files_in_a_bucket_are_read_too(tmp_path):
+  there = bucket.Bucket(f'memory://{secrets.token_hex(4)}/old', 1.0)
+  run(tmp_path, {1: model_of(1), 2: model_of(2)})
+  steps = Steps(there, str(tmp_path / 'checkpoints'), writer=True)
+  for step in (1, 2):
+    steps.publish(step)
+  same(warm_start.read(fields(there.url), SHAPES), arrays(2))
+  same(warm_start.read(fields(there.url, step='1'), SHAPES), arrays(1))
+  save_file(arrays(3), str(tmp_path / 'model.safetensors'))
+  there.upload(str(tmp_path), ['model.safetensors'])
+  same(warm_start.read(fields(f'{there.url}/model.safetensors'), SHAPES), arrays(3))
+  for missing in ('other.safetensors', 'nothing'):
+    with pytest.raises(ConfigError, match=f'{missing}.* (is not there|is no work directory)'):
+      warm_start.read(fields(f'{there.url}/{missing}'), SHAPES)
 
 
 def test_averaged_weights_come_first(tmp_path):

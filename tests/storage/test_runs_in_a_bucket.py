@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import ROOT, kill
-from tests.storage import emulator
+from tests.storage import emulator, https
 from tests.storage.emulator import Fault, Storage
 from trainer.checkpoint import manifest
 
@@ -105,6 +106,28 @@ def test_killed_in_an_upload_and_resumed_on_another_machine_it_ends_with_the_sam
   assert len(json.loads(goodput.stdout)['ends']) == 2
 
 
+@pytest.mark.parametrize('source', ['memory', 'lanes'])
+def test_config_and_data_are_read_from_a_bucket_the_latter_by_tensorflow_s_own_client(
+  storage, environment, tmp_path, data_dir, run_trainer, whole, source
+):
+  folder = pathlib.Path(data_dir) / 'uci_digits'
+  for path in folder.rglob('*'):
+    if path.is_file():
+      storage.write(f'tfds/{path.relative_to(folder.parent)}', path.read_bytes())
+  storage.write('configs/mine.py', (ROOT / 'configs/digits_mlp.py').read_bytes())
+  steps = 60 if source == 'memory' else 20
+  own = [f'--config.data.data_dir=gs://{emulator.BUCKET}/tfds', f'--config.data.source={source}']
+  own += [f'--config.train.steps={steps}']
+  config = f'--config=gs://{emulator.BUCKET}/configs/mine.py'
+  workdir = tmp_path / 'run'
+  with https.proxied(storage, tmp_path) as variables:
+    run_trainer(config, *SHORT[1:], *own, f'--workdir={workdir}', env={**environment(), **variables}, check=True)
+  assert storage.requests['GET by TensorFlow from storage.googleapis.com'] > 0
+  found = arrays((workdir / f'checkpoints/{steps}/complete.json').read_bytes())
+  assert found == whole if source == 'memory' else found.keys() == whole.keys()  # lanes have an order of their own
+
+
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_a_stop_in_the_bucket_is_heard(storage, environment, start_trainer, run_trainer):
   endless = [*SHORT, '--config.train.steps=1000000', f'--workdir={URL}', '--config.storage.lease_seconds=8']
   first = start_trainer(*endless, env=environment('one'))
@@ -122,6 +145,7 @@ def test_a_second_run_is_refused_and_a_stop_in_the_bucket_is_heard(storage, envi
   assert again.returncode == 75 and f'{URL}/STOP is there: remove it to go on' in again.stderr
 
 
+@pytest.mark.slow
 def test_who_has_been_taken_over_ends_and_writes_no_more(storage, environment, start_trainer):
   endless = [*SHORT, '--config.train.steps=1000000', f'--workdir={URL}', '--config.storage.lease_seconds=4']
   first = start_trainer(*endless, env=environment())

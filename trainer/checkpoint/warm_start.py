@@ -10,12 +10,14 @@ Nothing is left out in silence: a variable that is not found is an error, unless
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ from trainer.checkpoint.errors import CheckpointError
 from trainer.checkpoint.published import TABLES, Table, known, reshaped, rows
 from trainer.errors import ConfigError
 from trainer.fields import Field, nearest
+from trainer.storage import bucket, place
+from trainer.storage.steps import CHECKPOINTS, Steps
 
 _NAMED = 3  # names listed in an error: enough to recognise the model, and still one line
 
@@ -137,20 +141,41 @@ def _arrays(fields: Any) -> dict[str, np.ndarray]:
     return _of_safetensors(path)
   if path.endswith('.safetensors.index.json'):
     return _of_index(path)
-  folder = os.path.join(path, 'checkpoints')
-  if not tf.io.gfile.isdir(folder):
-    raise ConfigError(
-      f'init_from.path={path!r} is no work directory of a run, .keras, .weights.h5 or .safetensors file, nor the index '
-      'of such files (.safetensors.index.json)'
-    )
-  checkpoints = Checkpoints(folder, keep=1, keep_best=0, best_mode='max', writer=False)
-  try:
-    saved = checkpoints.restore(choose(checkpoints, fields.step, 'init_from.step', path)).arrays
-  except CheckpointError as error:
-    raise ConfigError(f'init_from.path={path!r}: {error}; choose another with init_from.step') from error
+  return _of_run(path, fields.step)
+
+
+def _of_run(path: str, step: str) -> dict[str, np.ndarray]:
+  with tempfile.TemporaryDirectory() as copy:
+    folder, steps = os.path.join(path, CHECKPOINTS), None
+    if place.is_remote(path):
+      folder, steps = copy, Steps(bucket.Bucket(path, bucket.FIELDS['retry_seconds'].default), copy, writer=False)
+      try:
+        steps.sync()
+      except OSError as error:
+        raise ConfigError(f'init_from.path={path!r} cannot be read: {error}') from error
+    if not os.path.isdir(folder) or (steps and not os.listdir(folder)):
+      raise ConfigError(
+        f'init_from.path={path!r} is no work directory of a run, .keras, .weights.h5 or .safetensors file, nor the '
+        'index of such files (.safetensors.index.json)'
+      )
+    checkpoints = Checkpoints(folder, keep=1, keep_best=0, best_mode='max', writer=False, remote=steps)
+    try:
+      saved = checkpoints.restore(choose(checkpoints, step, 'init_from.step', path)).arrays
+    except CheckpointError as error:
+      raise ConfigError(f'init_from.path={path!r}: {error}; choose another with init_from.step') from error
   weights = {name.removeprefix('model/'): array for name, array in saved.items() if name.startswith('model/')}
   averaged = {name.removeprefix('ema/'): array for name, array in saved.items() if name.startswith('ema/')}
   return {**weights, **{name: array.astype(weights[name].dtype, copy=False) for name, array in averaged.items()}}
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[str]:
+  """The path of a file here: of one in a bucket that of a copy."""
+  if not place.is_remote(path):
+    yield path
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    yield bucket.fetched(path, folder)
 
 
 def _of_keras(path: str) -> dict[str, np.ndarray]:
@@ -158,7 +183,8 @@ def _of_keras(path: str) -> dict[str, np.ndarray]:
 
   try:
     # Safe: a file with code in it (a Lambda) is refused, and its compile arguments are not read.
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    with _local(path) as file:
+      model = keras.saving.load_model(file, compile=False, safe_mode=True)
   # What Keras raises for a file that is none, is damaged, or has layers that it does not know, is many things.
   except Exception as error:
     raise ConfigError(f'init_from.path={path!r} cannot be read: {" ".join(str(error).split())[:300]}') from error
@@ -175,7 +201,7 @@ def _of_weights_h5(path: str) -> dict[str, np.ndarray]:
       found[name] = np.asarray(entry)
 
   try:
-    with h5py.File(path) as file:
+    with _local(path) as local, h5py.File(local) as file:
       file.visititems(visit)
   except OSError as error:
     raise ConfigError(f'init_from.path={path!r} cannot be read: {" ".join(str(error).split())}') from error
@@ -191,7 +217,8 @@ def _of_safetensors(path: str) -> dict[str, np.ndarray]:
       f'init_from.path={path!r} needs the package safetensors, which is not installed: run `pip install safetensors`'
     ) from error
   try:
-    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+    with _local(path) as file:
+      return {name: tensor.numpy() for name, tensor in load_file(file).items()}
   except (OSError, SafetensorError) as error:
     raise ConfigError(f'init_from.path={path!r} cannot be read: {error}') from error
 

@@ -100,6 +100,10 @@ class Bucket:
   def exists(self, name: str) -> bool:
     return self._try('look', name, lambda: bool(self._files.exists(self._path(name))))
 
+  def size(self, name: str) -> int:
+    """Bytes of an object. Raises FileNotFoundError where there is none."""
+    return int(self._try('look', name, lambda: self._files.info(self._path(name)))['size'])
+
   def read(self, name: str) -> bytes | None:
     """The contents; None where there is no such object."""
     try:
@@ -211,6 +215,23 @@ class Bucket:
         logging.warning('cannot %s %s: %s; trying again in %.1f s', kind, self.address(name), _line(error), wait)
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def fetched(url: str, folder: str) -> str:
+  """The path of a copy in a folder here of one object, of the same name.
+
+  Raises:
+    ConfigError: there is no such object, or the bucket cannot be read.
+  """
+  where, _, name = url.rpartition('/')
+  try:
+    bucket = Bucket(where, FIELDS['retry_seconds'].default)
+    bucket.download(folder, {name: bucket.size(name)})
+  except FileNotFoundError as error:
+    raise ConfigError(f'{url} is not there: name an object that is') from error
+  except OSError as error:
+    raise ConfigError(str(error)) from error
+  return os.path.join(folder, name)
 
 
 def _line(error: BaseException) -> str:
