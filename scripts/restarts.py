@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 
 from children import Events
 
-FINAL = (0, 2, 3)
-USER_MISTAKE = 2
+COMPLETE, USER_MISTAKE, DIVERGED = 0, 2, 3
+FINAL = (COMPLETE, USER_MISTAKE, DIVERGED)
 RUN_AGAIN = 75
 STOP_FILE = 'STOP'
 LONGEST_SECONDS = 60.0
