@@ -156,7 +156,7 @@ def complaint(argv: list[str], code: int, stderr: str, stdout: str = '') -> Clou
   if ours:  # of a script of this project, over ssh
     return CloudError(ours[-1].removeprefix('error: '))
   text = message[-1].replace('\\"', '"') if message else errors[-1] if errors else lines[-1] if lines else ''
-  text = ' '.join(text.split())[:300] or f'exit code {code}'
+  text = ' '.join(text.split())[:300].rstrip('.') or f'exit code {code}'
   low = text.lower()
   what = f'gcloud {argv[3]} {argv[4]}: {text}'
   if argv[4] in ('describe', 'delete') and ('not_found' in low or 'not found' in low or 'was not found' in low):

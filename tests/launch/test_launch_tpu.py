@@ -37,7 +37,7 @@ DEAD = [
   'ssh: connect to host 10.0.0.2 port 22: Connection timed out\nERROR: (gcloud...) [/usr/bin/ssh] exited\n',
 ]
 FRESH = [0, '', '']  # nothing of ours is on the machine
-QUOTA = "Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 4 in zone us-west4-a."
+QUOTA = "Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 4 in zone us-west4-a"
 STOCKOUT = (
   'ERROR: (gcloud.compute.tpus.tpu-vm.create) {\n  "code": 8,\n  "message": "There is no more capacity in the zone '
   '\\"us-west4-a\\"; you can try in another zone where Cloud TPU Nodes are offered [EID: 0x1]"\n}\n'
@@ -138,6 +138,27 @@ def test_a_slice_has_a_server_on_each_host_and_one_program(launch):
   assert '--worker=all' in serve
   assert all('--worker=0' in line for line in lines if 'tpu_host start' in line or 'tpu_host preflight' in line)
   assert lines.index(serve) < next(place for place, line in enumerate(lines) if 'preflight' in line)
+
+
+@pytest.mark.parametrize('queued', [(), ('--queued',)])
+def test_every_option_becomes_a_flag_that_gcloud_has(launch, queued):
+  options = (
+    '--type=v4-8',
+    '--reserved',
+    '--internal_ip',
+    '--service_account=a@rain.iam',
+    '--image=tpu-ubuntu2204-base',
+  )
+  scenario = {
+    'tpu-vm describe': [READY] if queued else [ABSENT, READY],
+    'queued-resources describe': [ABSENT, ACTIVE],
+    'tpu-vm ssh status': [FRESH, ended(0)],
+  }
+  code, _, _, asked = start(launch, *options, *queued, scenario=scenario)
+  assert code == 0  # the double refuses other flags
+  create = next(argv for argv in asked if argv[4] == 'create')
+  assert {'--reserved', '--internal-ips', '--service-account=a@rain.iam'} <= set(create)
+  assert all('--internal-ip' in argv for argv in asked if argv[4] in ('ssh', 'scp'))
 
 
 def test_the_double_knows_the_flags_of_the_gcloud_that_is_installed_here():
@@ -275,7 +296,7 @@ def test_a_machine_that_is_there_but_silent_does_not_lose_the_run(launch):
 
 
 def test_quota_and_stockout_are_one_line_each(launch):
-  quota = {'tpu-vm describe': [ABSENT], 'tpu-vm create': [[1, '', f'ERROR: (gcloud.x) RESOURCE_EXHAUSTED: {QUOTA}\n']]}
+  quota = {'tpu-vm describe': [ABSENT], 'tpu-vm create': [[1, '', f'ERROR: (gcloud.x) RESOURCE_EXHAUSTED: {QUOTA}.\n']]}
   code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=quota)
   assert code == 2
   assert stderr[1:] == [
