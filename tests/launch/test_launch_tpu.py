@@ -283,6 +283,16 @@ def test_watch_logs_and_stop_start_nothing(launch):
   assert launch('stop', 'demo', *WHERE, scenario={'tpu-vm ssh stop': [[0, 'asked\n', '']]})[:2] == (0, 'asked\n')
 
 
+def test_a_new_machine_may_take_a_while_until_it_answers(launch):
+  scenario = {'tpu-vm describe': [ABSENT, READY], 'tpu-vm ssh status': [DEAD, DEAD, FRESH, ended(0)]}
+  code, _, _, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
+  assert code == 0
+  assert short(asked).count('tpu-vm create') == short(asked).count('tpu-vm ssh start') == 1
+  never = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [DEAD]}
+  code, _, stderr, _ = start(launch, '--type=v5litepod-8', scenario=never)
+  assert (code, len(stderr)) == (75, 1)
+
+
 def test_a_machine_that_is_there_but_silent_does_not_lose_the_run(launch):
   scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH, DEAD]}
   code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)

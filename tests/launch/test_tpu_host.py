@@ -8,7 +8,9 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -122,6 +124,45 @@ def test_the_program_of_a_slice_is_told_where_the_servers_are(machine):
     server.shutdown()
   names = ','.join(f'grpc://10.0.0.{index}:8470' for index in range(1, 5))
   assert json.loads(log)['env'] == {'TPU_NAME': names, 'TPU_LOAD_LIBRARY': '0'}
+
+
+def test_setup_installs_what_is_missing(machine):
+  environment = machine.home / 'trainer' / 'scripts' / 'environment.sh'
+  machine.program('sudo', f'echo "$@" >>{machine.home}/sudo')
+  prepare = 'prepare_environment() { echo "$1 $TRAINER_DEVICE"; }\n'
+  environment.write_text('find_python() { echo python3.11; }\n' + prepare)
+  done = machine.run('setup', '--bucket=bucket')
+  assert (done.returncode, done.stderr) == (0, 'run tpu\n')
+  assert not (machine.home / 'sudo').exists()
+  environment.write_text('find_python() { exit 1; }\n' + prepare)
+  assert machine.run('setup').returncode == 0
+  assert (machine.home / 'sudo').read_text().splitlines() == [
+    'apt-get update',
+    'apt-get install -y python3.11 python3.11-venv',
+  ]
+  machine.program('sudo', 'exit 1')
+  done = machine.run('setup')
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith('error: no Python 3.11 to 3.13, and none could be installed')
+
+
+def test_serve_waits_until_the_server_listens_and_says_if_it_does_not(machine):
+  done = machine.run('serve')
+  assert done.returncode == 2
+  assert re.fullmatch(
+    r"error: TensorFlow's server does not listen on port 8470 of \S+: read \S+/log there\n", done.stderr
+  )
+  server = machine.home / 'trainer' / '.venv' / 'bin' / 'start_grpc_tpu_worker'
+  server.parent.mkdir(parents=True)
+  server.write_text(
+    f'#!{sys.executable}\nimport signal, socket\nlistening = socket.create_server(("", 8470))\nsignal.pause()\n'
+  )
+  server.chmod(0o755)
+  try:
+    assert machine.run('serve').returncode == 0
+    assert detached.state(machine.home / 'trainer-server').running
+  finally:
+    detached.stop(machine.home / 'trainer-server', signal.SIGKILL)
 
 
 def test_a_bucket_that_cannot_be_mounted_is_one_line(machine):
