@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -175,6 +177,19 @@ def test_the_policy_of_pods_is_the_table():
   assert all(0 not in rule.get('onExitCodes', {}).get('values', []) for rule in rules)  # the API refuses it
 
 
+@pytest.fixture
+def free_ports() -> int:
+  """N, where the ports N0 and N1 are free."""
+  for first in range(1500, 2700):
+    with (
+      contextlib.suppress(OSError),
+      socket.create_server(('', 10 * first)),
+      socket.create_server(('', 10 * first + 1)),
+    ):
+      return first
+  raise AssertionError('no two free ports')
+
+
 # -- in a pod ----------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +245,9 @@ def test_health_is_a_fresh_heartbeat(tmp_path):
     env = {**os.environ, 'JOB_COMPLETION_INDEX': '3'}
     return subprocess.run(command, env=env, capture_output=True, check=False).returncode
 
-  trainer = subprocess.Popen([sys.executable, '-P', '-m', 'trainer'], env={**os.environ, 'PYTHONPATH': str(tmp_path)}, stdout=subprocess.PIPE)  # fmt: skip # noqa: E501
+  command = [sys.executable, '-P', '-m', 'trainer', f'--workdir={workdir}']
+  env = {**os.environ, 'PYTHONPATH': str(tmp_path)}
+  trainer = subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
   try:
     trainer.stdout.readline()
     assert healthy() == 0  # no heartbeat yet, but it has only begun
@@ -246,6 +263,42 @@ def test_health_is_a_fresh_heartbeat(tmp_path):
     trainer.kill()
     trainer.wait()
     trainer.stdout.close()
+  assert healthy('--start_seconds=0', '--seconds=0') == 0  # between two attempts
+
+
+@pytest.mark.slow
+def test_two_pods_one_of_which_is_lost_and_made_anew(tmp_path, free_ports):
+  """The real trainer in two pods of this machine: killed, one is replaced, and the other starts again by itself."""
+  first = free_ports
+  variables = {'TRAINER_WORKERS': '2', 'TRAINER_HOSTS': f'127.0.0.1:{first}INDEX', 'TF_CPP_MIN_LOG_LEVEL': '2'}
+  args = ['--config=configs/digits_mlp.py', f'--workdir={tmp_path}/run', '--config.train.steps=3000']
+  args += ['--config.checkpoint.every_steps=200', '--config.faults.metadata_host=']
+
+  def pod(index: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+      [sys.executable, ROOT / 'scripts' / 'pod_worker', '--', *args],
+      env={**os.environ, **variables, 'JOB_COMPLETION_INDEX': str(index)},
+      stderr=open(tmp_path / f'pod{index}', 'a'),
+      stdout=subprocess.DEVNULL,
+      cwd=ROOT,
+    )
+
+  pods = [pod(0), pod(1)]
+  try:
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / 'run' / 'checkpoints').glob('*/complete.json')):
+      assert time.monotonic() < deadline, (tmp_path / 'pod0').read_text()[-2000:]
+      assert pods[0].poll() is None
+      time.sleep(0.05)
+    pods[1].kill()  # and with it its trainer
+    pods[1].wait()
+    pods[1] = pod(1)
+    assert [process.wait(timeout=240) for process in pods] == [0, 0]
+  finally:
+    for process in pods:
+      process.kill()
+      process.wait()
+  assert 'supervise: attempt 1 ended with exit code 75' in (tmp_path / 'pod0').read_text()
 
 
 # -- mistakes, kubectl and the page ------------------------------------------------------------------------------------
