@@ -290,15 +290,15 @@ def test_a_new_machine_may_take_a_while_until_it_answers(launch):
   assert short(asked).count('tpu-vm create') == short(asked).count('tpu-vm ssh start') == 1
   never = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [DEAD]}
   code, _, stderr, _ = start(launch, '--type=v5litepod-8', scenario=never)
-  assert (code, len(stderr)) == (75, 1)
+  assert (code, len(stderr)) == (75, 2)
 
 
 def test_a_machine_that_is_there_but_silent_does_not_lose_the_run(launch):
   scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH, DEAD]}
   code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
   assert code == 75
-  assert len(stderr) == 1
-  assert stderr[0].endswith('the TPU is there, but silent for 5 looks: give this command again')
+  assert len(stderr) == 2
+  assert stderr[1].endswith('the TPU is there, but silent for 5 looks: give this command again')
   assert 'tpu-vm delete' not in short(asked)
 
 
@@ -351,7 +351,8 @@ def test_a_fault_that_preflight_finds_is_one_line(launch):
   scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH], 'tpu-vm ssh preflight': [preflight]}
   code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
   assert code == 2
-  assert stderr == ['error: clock: this clock is +90 s off that of ...: start its time service']
+  assert stderr[0].startswith('launch_tpu: demo is still there, and costs: scripts/launch_tpu delete demo')
+  assert stderr[1:] == ['error: clock: this clock is +90 s off that of ...: start its time service']
   assert 'tpu-vm ssh start' not in short(asked)
 
 
