@@ -29,8 +29,8 @@ from children import Events
 sys.path.append(str(children.ROOT))
 from trainer.storage import place
 
-FINAL = (0, 2, 3)
-USER_MISTAKE = 2
+COMPLETE, USER_MISTAKE, DIVERGED = 0, 2, 3
+FINAL = (COMPLETE, USER_MISTAKE, DIVERGED)
 RUN_AGAIN = 75
 STOP_FILE = 'STOP'
 LONGEST_SECONDS = 60.0

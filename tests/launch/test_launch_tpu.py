@@ -1,0 +1,429 @@
+"""scripts/launch_tpu against a recording double of gcloud (programs/gcloud): no cloud and no TensorFlow here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.launch import pages
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).parent
+LAUNCHER = ROOT / 'scripts' / 'launch_tpu'
+WHERE = ('--zone=us-west4-a', '--project=rain')
+RUN = ('--config=configs/digits_cnn.py', '--workdir=gs://bucket/run')
+CASES = {
+  'v5litepod-8': ('--type=v5litepod-8',),
+  'v5litepod-256': ('--type=v5litepod-256', '--reserved'),
+  'spot_queued': ('--type=v5litepod-8', '--spot', '--queued', '--delete_when_done'),
+}
+READY = [0, json.dumps({'state': 'READY'}), '']
+ABSENT = [1, '', 'ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource projects/rain/... was not found\n']
+ACTIVE = [0, json.dumps({'state': {'state': 'ACTIVE'}}), '']
+SUSPENDED = [0, json.dumps({'state': {'state': 'SUSPENDED', 'stateInitiator': 'SERVICE'}}), '']
+PROVISIONING = [0, json.dumps({'state': {'state': 'PROVISIONING'}}), '']
+WAITING = [0, json.dumps({'state': {'state': 'WAITING_FOR_RESOURCES'}}), '']
+DEAD = [
+  255,
+  '',
+  'ssh: connect to host 10.0.0.2 port 22: Connection timed out\nERROR: (gcloud...) [/usr/bin/ssh] exited\n',
+]
+FRESH = [0, '', '']  # nothing of ours is on the machine
+QUOTA = "Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 4 in zone us-west4-a"
+STOCKOUT = (
+  'ERROR: (gcloud.compute.tpus.tpu-vm.create) {\n  "code": 8,\n  "message": "There is no more capacity in the zone '
+  '\\"us-west4-a\\"; you can try in another zone where Cloud TPU Nodes are offered [EID: 0x1]"\n}\n'
+)
+
+
+def said(log: str = '', **values) -> list:
+  """An answer of tpu_host status."""
+  state = {'running': True, 'code': None, 'started': True, 'step': None, 'stopped': False, 'offset': 0, 'more': False}
+  return [0, json.dumps({**state, **values}) + '\n' + log, '']
+
+
+def ended(code: int | None, step: int | None = 10, log: str = '', **values) -> list:
+  return said(log, running=False, code=code, step=step, **values)
+
+
+@pytest.fixture
+def launch(tmp_path):
+  """A function that runs the launcher in a scenario: (exit code, stdout, lines of stderr, what gcloud was asked)."""
+
+  def run(*args: str, scenario: dict[str, list] | None = None, **variables: str):
+    (tmp_path / 'scenario.json').write_text(json.dumps(scenario or {}))
+    env = {
+      **os.environ,
+      'PATH': f'{HERE / "programs"}:{os.environ["PATH"]}',
+      'GCLOUD_DOUBLE': str(tmp_path),
+      **variables,
+    }
+    done = subprocess.run(
+      [sys.executable, LAUNCHER, *args], env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    calls = tmp_path / 'calls.jsonl'
+    asked = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+    lines = [line for line in done.stderr.splitlines() if 'warning: what is not committed' not in line]
+    return done.returncode, done.stdout, lines, asked
+
+  return run
+
+
+def start(launch, *options: str, scenario: dict[str, list], args: tuple[str, ...] = RUN):
+  options = ('--poll_seconds=0', '--backoff_seconds=0', *options)
+  return launch('run', 'demo', *WHERE, *options, '--', *args, scenario=scenario)
+
+
+def short(asked: list[list[str]]) -> list[str]:
+  """Calls as in 'tpu-vm create' and 'tpu-vm ssh start'."""
+  names = []
+  for argv in asked:
+    words = argv[3:5]
+    for word in ('setup', 'serve', 'preflight', 'start', 'status', 'stop'):
+      if any(argument.startswith('--command=') and f'tpu_host {word}' in argument for argument in argv):
+        words = [*words, word]
+        break
+    names.append(' '.join(words))
+  return names
+
+
+def settled(line: str) -> str:
+  """A command without what is different on each machine."""
+  return re.sub(r'[^ =]*/trainer\.tar\.gz', 'ARCHIVE', line.replace(str(ROOT), 'ROOT'))
+
+
+# -- command lines -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_dry_run_prints_the_commands_in_order(launch, case):
+  """golden/launch_tpu_*.txt are to be read beside Google's reference."""
+  code, stdout, _, asked = launch('run', 'demo', *WHERE, *CASES[case], '--dry_run', '--', *RUN)
+  assert code == 0
+  assert asked == []
+  golden = HERE / 'golden' / f'launch_tpu_{case}.txt'
+  assert [settled(line) for line in stdout.splitlines()] == golden.read_text().splitlines()
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_what_is_run_is_what_is_printed(launch, case):
+  scenario = {
+    'tpu-vm describe': [ABSENT, READY] if case != 'spot_queued' else [READY],
+    'queued-resources describe': [ABSENT, ACTIVE],
+    'tpu-vm ssh status': [FRESH, ended(0)],
+  }
+  code, _, _, asked = start(launch, *CASES[case], scenario=scenario)
+  assert code == 0
+  golden = (HERE / 'golden' / f'launch_tpu_{case}.txt').read_text().splitlines()
+  printed = [line for line in golden if line.startswith('gcloud')]
+  run = [settled(shlex.join(argv)).replace('--backoff_seconds=0', '--backoff_seconds=1') for argv in asked]
+  if case == 'spot_queued':  # of a queued resource that is active, the node is looked at too
+    run.remove(next(line for line in run if 'tpu-vm describe' in line))
+  assert run == printed
+
+
+def test_a_slice_has_a_server_on_each_host_and_one_program(launch):
+  code, stdout, _, _ = launch('run', 'demo', *WHERE, *CASES['v5litepod-256'], '--dry_run', '--', *RUN)
+  assert code == 0
+  lines = stdout.splitlines()
+  serve = next(line for line in lines if 'tpu_host serve' in line)
+  assert '--worker=all' in serve
+  assert all('--worker=0' in line for line in lines if 'tpu_host start' in line or 'tpu_host preflight' in line)
+  assert lines.index(serve) < next(place for place, line in enumerate(lines) if 'preflight' in line)
+
+
+@pytest.mark.parametrize('queued', [(), ('--queued',)])
+def test_every_option_becomes_a_flag_that_gcloud_has(launch, queued):
+  options = (
+    '--type=v4-8',
+    '--reserved',
+    '--internal_ip',
+    '--service_account=a@rain.iam',
+    '--image=tpu-ubuntu2204-base',
+  )
+  scenario = {
+    'tpu-vm describe': [READY] if queued else [ABSENT, READY],
+    'queued-resources describe': [ABSENT, ACTIVE],
+    'tpu-vm ssh status': [FRESH, ended(0)],
+  }
+  code, _, _, asked = start(launch, *options, *queued, scenario=scenario)
+  assert code == 0  # the double refuses other flags
+  create = next(argv for argv in asked if argv[4] == 'create')
+  assert {'--reserved', '--internal-ips', '--service-account=a@rain.iam'} <= set(create)
+  assert all('--internal-ip' in argv for argv in asked if argv[4] in ('ssh', 'scp'))
+
+
+def test_the_double_knows_the_flags_of_the_gcloud_that_is_installed_here():
+  """Where Google's SDK is, its table of commands is held against gcloud_flags.json."""
+  places = (pathlib.Path('/usr/lib/google-cloud-sdk'), pathlib.Path.home() / 'google-cloud-sdk')
+  tables = [place / 'data' / 'cli' / 'gcloud_completions.py' for place in places]
+  table = next((path for path in tables if path.exists()), None)
+  if table is None:
+    pytest.skip('no Google Cloud SDK here')
+  spec = importlib.util.spec_from_file_location('completions', table)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  tpus = module.STATIC_COMPLETION_CLI_TREE['commands']['compute']['commands']['tpus']['commands']
+  for name, flags in json.loads((HERE / 'gcloud_flags.json').read_text())['commands'].items():
+    group, verb = name.split()
+    own = set(flags) - ({'--version'} if verb == 'create' else set())  # the table leaves it out
+    assert own <= set(tpus[group]['commands'][verb]['flags']), name
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_spot_queued_resource_that_is_preempted_twice_goes_on_to_the_end(launch):
+  scenario = {
+    'queued-resources describe': [
+      ABSENT,
+      WAITING,
+      PROVISIONING,
+      ACTIVE,  # the first
+      SUSPENDED,
+      SUSPENDED,
+      PROVISIONING,
+      ACTIVE,  # taken away, and the second
+      SUSPENDED,
+      SUSPENDED,
+      ACTIVE,  # and the third
+    ],
+    'tpu-vm describe': [READY],
+    'tpu-vm ssh status': [
+      FRESH,
+      said('one\n', step=5, offset=4),
+      DEAD,
+      FRESH,
+      said('two\n', step=9, offset=4),
+      DEAD,
+      FRESH,
+      ended(0, step=20, log='three\n', offset=6),
+    ],
+  }
+  code, stdout, stderr, asked = start(launch, *CASES['spot_queued'], scenario=scenario)
+  assert code == 0
+  assert stdout == 'one\ntwo\nthree\n'
+  calls = short(asked)
+  assert (
+    calls.count('queued-resources create') == calls.count('tpu-vm ssh setup') == calls.count('tpu-vm ssh start') == 3
+  )
+  assert calls.count('queued-resources delete') == 3  # two that were suspended, and the last one when done
+  assert calls[-1] == 'queued-resources delete'
+  assert 'launch_tpu: the TPU is gone, newest checkpoint: step 5; going on in 0 s' in stderr
+  # Each new machine's log is read from its beginning.
+  assert [argv[-1] for argv in asked if 'status --offset=' in argv[-1]][-1].endswith('--offset=0')
+
+
+def test_a_node_that_is_preempted_is_deleted_and_created_again(launch):
+  preempted = [0, json.dumps({'state': 'PREEMPTED'}), '']
+  scenario = {
+    'tpu-vm describe': [ABSENT, READY, preempted, preempted, READY],
+    'tpu-vm ssh status': [FRESH, DEAD, FRESH, ended(0)],
+  }
+  code, _, _, asked = start(launch, '--type=v5litepod-8', '--spot', scenario=scenario)
+  assert code == 0
+  calls = short(asked)
+  assert calls.count('tpu-vm create') == 2
+  assert calls.count('tpu-vm delete') == 1
+
+
+@pytest.mark.parametrize('code', [0, 2, 3])
+def test_a_run_that_ends_for_good_is_not_started_again(launch, code):
+  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH, ended(code)]}
+  got, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
+  assert got == code
+  assert short(asked).count('tpu-vm ssh start') == 1
+  assert stderr == [
+    'launch_tpu: demo is still there, and costs: scripts/launch_tpu delete demo --zone=us-west4-a --project=rain'
+  ]
+
+
+def test_75_and_a_machine_that_was_down_run_again_and_the_rules_of_restarts_hold(launch):
+  scenario = {
+    'tpu-vm describe': [READY],
+    'tpu-vm ssh status': [FRESH, ended(75, step=4), ended(75, step=4), ended(None, step=4), FRESH, ended(75, step=4)],
+  }
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', '--attempts=2', scenario=scenario)
+  assert code == 75
+  assert short(asked).count('tpu-vm ssh start') == 3
+  assert stderr[-2] == 'launch_tpu: giving up: the run ended with exit code 75; no progress in 2 attempts in a row'
+
+
+def test_the_stop_file_ends_it(launch):
+  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH, ended(75, stopped=True)]}
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
+  assert code == 75
+  assert short(asked).count('tpu-vm ssh start') == 1
+  assert stderr[0] == 'launch_tpu: STOP is in the work directory: remove it to go on'
+
+
+def test_the_same_command_follows_a_run_that_is_under_way(launch):
+  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [said(), ended(0, log='the end\n', offset=8)]}
+  code, stdout, _, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
+  assert code == 0
+  assert stdout == 'the end\n'
+  assert short(asked) == ['tpu-vm describe', 'tpu-vm ssh status', 'tpu-vm ssh status']
+
+
+def test_watch_logs_and_stop_start_nothing(launch):
+  status = {'tpu-vm ssh status': [said('a\n', offset=2, more=True), ended(3, log='b\n', offset=4)]}
+  code, stdout, _, asked = launch('watch', 'demo', *WHERE, '--poll_seconds=0', scenario=status)
+  assert (code, stdout) == (3, 'a\nb\n')
+  assert short(asked) == ['tpu-vm ssh status'] * 2
+  assert asked[1][-1].endswith('--offset=2')
+  assert launch('logs', 'demo', *WHERE, scenario=status)[:2] == (0, 'b\n')
+  assert launch('stop', 'demo', *WHERE, scenario={'tpu-vm ssh stop': [[0, 'asked\n', '']]})[:2] == (0, 'asked\n')
+
+
+def test_a_new_machine_may_take_a_while_until_it_answers(launch):
+  scenario = {'tpu-vm describe': [ABSENT, READY], 'tpu-vm ssh status': [DEAD, DEAD, FRESH, ended(0)]}
+  code, _, _, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
+  assert code == 0
+  assert short(asked).count('tpu-vm create') == short(asked).count('tpu-vm ssh start') == 1
+  never = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [DEAD]}
+  code, _, stderr, _ = start(launch, '--type=v5litepod-8', scenario=never)
+  assert (code, len(stderr)) == (75, 2)
+
+
+def test_a_machine_that_is_there_but_silent_does_not_lose_the_run(launch):
+  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH, DEAD]}
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
+  assert code == 75
+  assert len(stderr) == 2
+  assert stderr[1].endswith('the TPU is there, but silent for 5 looks: give this command again')
+  assert 'tpu-vm delete' not in short(asked)
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_quota_and_stockout_are_one_line_each(launch):
+  quota = {'tpu-vm describe': [ABSENT], 'tpu-vm create': [[1, '', f'ERROR: (gcloud.x) RESOURCE_EXHAUSTED: {QUOTA}.\n']]}
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=quota)
+  assert code == 2
+  assert stderr[1:] == [
+    f'error: gcloud tpu-vm create: RESOURCE_EXHAUSTED: {QUOTA}; ask for a larger quota, or take another zone or type'
+  ]
+  assert short(asked) == ['tpu-vm describe', 'tpu-vm create']
+
+
+def test_stockout_is_one_line_and_75(launch):
+  stockout = {'tpu-vm describe': [ABSENT], 'tpu-vm create': [[1, '', STOCKOUT]]}
+  code, _, stderr, _ = start(launch, '--type=v5litepod-8', scenario=stockout)
+  assert code == 75
+  assert stderr[1:] == [
+    'error: gcloud tpu-vm create: There is no more capacity in the zone "us-west4-a"; you can try in another zone '
+    'where Cloud TPU Nodes are offered [EID: 0x1]; try later or in another zone, or wait in the queue with --queued'
+  ]
+
+
+def test_after_a_preemption_capacity_is_waited_for(launch):
+  scenario = {
+    'tpu-vm describe': [ABSENT, READY, ABSENT, ABSENT, ABSENT, READY],
+    'tpu-vm create': [[0, '', ''], [1, '', STOCKOUT], [0, '', '']],
+    'tpu-vm ssh status': [FRESH, DEAD, FRESH, ended(0)],
+  }
+  code, _, _, asked = start(launch, '--type=v5litepod-8', '--spot', scenario=scenario)
+  assert code == 0
+  assert short(asked).count('tpu-vm create') == 3
+
+
+def test_a_request_that_fails_in_the_queue_is_cleared_away_and_said_in_one_line(launch):
+  failed = [0, json.dumps({'state': {'state': 'FAILED', 'failedData': {'error': {'code': 8, 'message': QUOTA}}}}), '']
+  scenario = {'queued-resources describe': [ABSENT, WAITING, failed]}
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', '--queued', scenario=scenario)
+  assert code == 2
+  assert stderr[-1].startswith(f'error: gcloud queued-resources create: {QUOTA}')
+  assert short(asked)[-1] == 'queued-resources delete'
+
+
+def test_a_fault_that_preflight_finds_is_one_line(launch):
+  text = 'ok     versions: fine\nFAULT  clock: this clock is +90 s off that of ...: start its time service\n'
+  preflight = [2, text, 'error: preflight found 1 fault, marked FAULT above\n']
+  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH], 'tpu-vm ssh preflight': [preflight]}
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
+  assert code == 2
+  assert stderr[0].startswith('launch_tpu: demo is still there, and costs: scripts/launch_tpu delete demo')
+  assert stderr[1:] == ['error: clock: this clock is +90 s off that of ...: start its time service']
+  assert 'tpu-vm ssh start' not in short(asked)
+
+
+@pytest.mark.parametrize(
+  ('options', 'args', 'line'),
+  [
+    (('--zone=', '--project=rain', '--type=v5litepod-8'), RUN, '--zone is missing: name one'),
+    (('--zone=west', '--project=rain', '--type=v5litepod-8'), RUN, '--zone=west is no zone: they look like us-west4-a'),
+    (('--zone=us-west4-a', '--project=', '--type=v5litepod-8'), RUN, '--project is missing: name the project'),
+    (WHERE, RUN, '--type is missing: name the accelerator type'),
+    ((*WHERE, '--type=v5e-8'), RUN, '--type=v5e-8 is no type of TPU that is known here: name one such as'),
+    ((*WHERE, '--type=v5litepod-12'), RUN, '--type=v5litepod-12 does not exist: after v5litepod- stands one of'),
+    ((*WHERE, '--type=v6e-16'), RUN, '--type=v6e-16 has 4 hosts'),
+    (
+      (*WHERE, '--type=v5litepod-16', '--image=tpu-vm-tf-2.18.0-pod-pjrt'),
+      RUN,
+      '--image=tpu-vm-tf-2.18.0-pod-pjrt runs',
+    ),
+    ((*WHERE, '--type=v5litepod-8'), RUN[:1], '--workdir is missing: name the directory'),
+    ((*WHERE, '--type=v5litepod-8'), RUN[1:], "--config is missing: name the run's config"),
+    ((*WHERE, '--type=v5litepod-8'), (RUN[0], '--workdir=gs://bucket'), '--workdir=gs://bucket needs a bucket and a'),
+    ((*WHERE, '--type=v5litepod-8'), (RUN[0], '--workdir=runs/a'), '--workdir=runs/a is relative'),
+    ((*WHERE, '--type=v5litepod-8', '--spot'), (RUN[0], '--workdir=/a'), '--workdir=/a is on the disk of a machine'),
+    (
+      (*WHERE, '--type=v5litepod-8', '--delete_when_done'),
+      (RUN[0], '--workdir=/a'),
+      '--workdir=/a is on the disk that',
+    ),
+    ((*WHERE, '--type=v5litepod-8', '--commit=nonesuch'), RUN, '--commit=nonesuch is no commit of'),
+    (
+      (*WHERE, '--type=v5litepod-8'),
+      ('--config=configs/no.py', RUN[1]),
+      '--config=configs/no.py is not in commit HEAD',
+    ),
+  ],
+)
+def test_mistakes_are_one_line_before_the_cloud_is_asked(launch, options, args, line):
+  code, stdout, stderr, asked = launch('run', 'demo', *options, '--', *args)
+  assert (code, stdout, asked) == (2, '', [])
+  assert len(stderr) == 1
+  assert stderr[0].startswith(f'error: {line}')
+
+
+def test_without_gcloud_and_with_a_bad_name(launch, tmp_path):
+  args = ('run', 'demo', *WHERE, '--type=v5litepod-8', '--', *RUN)
+  (tmp_path / 'git').symlink_to(
+    subprocess.run(['which', 'git'], capture_output=True, text=True, check=True).stdout.strip()
+  )
+  code, _, stderr, _ = launch(*args, PATH=str(tmp_path))
+  assert code == 2
+  assert stderr == ['error: gcloud is not installed: see cloud.google.com/sdk/docs/install, then run gcloud auth login']
+  code, _, stderr, _ = launch('watch', 'Demo_1', *WHERE)
+  assert (code, len(stderr)) == (2, 1)
+
+
+def test_delete_asks_or_needs_yes(launch):
+  code, _, stderr, asked = launch('delete', 'demo', *WHERE)
+  assert (code, asked) == (2, [])
+  assert stderr == ['error: delete asks before it deletes, and nobody is there to answer: add --yes']
+  code, _, _, asked = launch('delete', 'demo', *WHERE, '--yes')
+  assert (code, short(asked)) == (0, ['tpu-vm delete'])
+  gone = {'queued-resources delete': [[1, '', 'ERROR: (gcloud.x) NOT_FOUND: was not found\n']]}
+  assert launch('delete', 'demo', *WHERE, '--yes', '--queued', scenario=gone)[0] == 0
+
+
+def test_each_command_of_the_page_does_what_it_says(launch):
+  found = [line for line in pages.commands('cloud_tpu') if line.startswith('scripts/launch_tpu')]
+  assert len(found) >= 4
+  for line in found:
+    words = shlex.split(line)[1:]
+    cut = words.index('--') if '--' in words else len(words)
+    code, stdout, stderr, _ = launch(*words[:cut], '--dry_run', *words[cut:])
+    assert code == 0, (line, stderr)
+    assert stdout.startswith('gcloud')

@@ -1,0 +1,272 @@
+"""scripts/tpu_host as on a TPU's machine, in a checkout whose trainer is a double: no TensorFlow and no cloud here."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = pathlib.Path(__file__).parent / 'programs'
+sys.path[:0] = [str(ROOT / 'tests' / 'runtime' / 'programs'), str(ROOT / 'scripts')]
+import detached  # noqa: E402
+import metadata_server  # noqa: E402
+import tpu_types  # noqa: E402
+
+del sys.path[:2]
+
+ENDPOINTS = 'instance/attributes/worker-network-endpoints'
+
+
+class Machine:
+  """A home directory with a checkout in it."""
+
+  def __init__(self, home: pathlib.Path):
+    self.home, self.variables = home, {}
+    shutil.copytree(ROOT / 'scripts', home / 'trainer' / 'scripts', ignore=shutil.ignore_patterns('__pycache__'))
+    (home / 'trainer' / 'trainer').mkdir()
+    shutil.copy(PROGRAMS / 'trainer_double.py', home / 'trainer' / 'trainer' / '__main__.py')
+    (home / 'bin').mkdir()
+    self.program('gcsfuse', f'echo "$@" >> {home}/mounts')
+
+  def program(self, name: str, text: str) -> None:
+    path = self.home / 'bin' / name
+    path.write_text(f'#!/bin/sh\n{text}\n')
+    path.chmod(0o755)
+
+  def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, 'HOME': str(self.home), 'PATH': f'{self.home}/bin:{os.environ["PATH"]}', **self.variables}
+    return subprocess.run(
+      [sys.executable, self.home / 'trainer' / 'scripts' / 'tpu_host', *args],
+      env=env, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+  def status(self, offset: int = 0) -> tuple[dict, str]:
+    line, _, log = self.run('status', f'--offset={offset}').stdout.partition('\n')
+    return json.loads(line), log
+
+  def wait(self, until) -> tuple[dict, str]:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+      said = self.status()
+      if until(said):
+        return said
+    raise AssertionError(said)
+
+
+@pytest.fixture
+def machine(tmp_path):
+  made = Machine(tmp_path)
+  yield made
+  detached.stop(tmp_path / 'trainer-run')
+
+
+def test_a_run_goes_on_by_itself_and_leaves_its_log_and_its_exit_code(machine):
+  assert machine.status() == (
+    {
+      'running': False, 'code': None, 'started': False, 'step': None, 'stopped': False, 'offset': 0, 'more': False,
+    }, '',
+  )  # fmt: skip
+  args = ('--type=v5litepod-8', '--', '--config=c.py', '--workdir=gs://bucket/a/run')
+  assert machine.run('start', *args).returncode == 0
+  state, log = machine.wait(lambda said: said[1])
+  assert state['running']
+  workdir = machine.home / 'buckets' / 'bucket' / 'a' / 'run'
+  assert json.loads(log) == {
+    'args': ['--config=c.py', f'--workdir={workdir}'],
+    'cwd': str(machine.home / 'trainer'),
+    'env': {'TPU_NAME': None, 'TPU_LOAD_LIBRARY': None},
+  }
+  mounts = (machine.home / 'mounts').read_text().splitlines()
+  assert mounts == [f'--implicit-dirs --rename-dir-limit=100000 bucket {machine.home}/buckets/bucket']
+  again = machine.run('start', *args)
+  assert (again.returncode, again.stderr) == (0, 'a run is under way on this machine\n')
+  (workdir / 'checkpoints' / '7').mkdir(parents=True)
+  (workdir / 'checkpoints' / '7' / 'complete.json').touch()
+  (workdir / 'go').write_text('3')
+  state, _ = machine.wait(lambda said: not said[0]['running'])
+  assert (state['code'], state['step'], state['more']) == (3, 7, False)
+  assert machine.status(state['offset'])[1] == ''
+
+
+def test_stop_has_the_run_end_with_75(machine):
+  machine.run('start', '--type=v5litepod-8', '--', '--config=c.py', f'--workdir={machine.home}/run')
+  machine.wait(lambda said: said[1])
+  assert machine.run('stop').stdout == 'asked to save and to end\n'
+  assert machine.wait(lambda said: not said[0]['running'])[0]['code'] == 75
+  assert machine.run('stop').stdout == 'no run is under way on this machine\n'
+
+
+def test_the_program_of_a_slice_is_told_where_the_servers_are(machine):
+  with metadata_server.Metadata() as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.values[ENDPOINTS], server.etags[ENDPOINTS] = 'u:u:10.0.0.3,u:u:10.0.0.4', 0
+    machine.variables['GCE_METADATA_HOST'] = server.host
+    args = ('--', '--config=c.py', f'--workdir={machine.home}/run')
+    wrong = machine.run('start', '--type=v5litepod-16', *args)
+    assert wrong.returncode == 2
+    assert wrong.stderr == 'error: this machine is one of 2 hosts, but v5litepod-16 has 4: mend --type\n'
+    server.values[ENDPOINTS] = ','.join(f'u:u:10.0.0.{index}' for index in range(1, 5))
+    assert machine.run('start', '--type=v5litepod-16', *args).returncode == 0
+    _, log = machine.wait(lambda said: said[1])
+    server.shutdown()
+  names = ','.join(f'grpc://10.0.0.{index}:8470' for index in range(1, 5))
+  assert json.loads(log)['env'] == {'TPU_NAME': names, 'TPU_LOAD_LIBRARY': '0'}
+
+
+def test_setup_installs_what_is_missing(machine):
+  environment = machine.home / 'trainer' / 'scripts' / 'environment.sh'
+  machine.program('sudo', f'echo "$@" >>{machine.home}/sudo')
+  prepare = 'prepare_environment() { echo "$1 $TRAINER_DEVICE"; }\n'
+  environment.write_text('find_python() { echo python3.11; }\n' + prepare)
+  done = machine.run('setup', '--bucket=bucket')
+  assert (done.returncode, done.stderr) == (0, 'run tpu\n')
+  assert not (machine.home / 'sudo').exists()
+  environment.write_text('find_python() { exit 1; }\n' + prepare)
+  assert machine.run('setup').returncode == 0
+  assert (machine.home / 'sudo').read_text().splitlines() == [
+    'apt-get update',
+    'apt-get install -y python3.11 python3.11-venv',
+  ]
+  machine.program('sudo', 'exit 1')
+  done = machine.run('setup')
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith('error: no Python 3.11 to 3.13, and none could be installed')
+
+
+def test_serve_waits_until_the_server_listens_and_says_if_it_does_not(machine):
+  done = machine.run('serve')
+  assert done.returncode == 2
+  assert re.fullmatch(
+    r"error: TensorFlow's server does not listen on port 8470 of \S+: read \S+/log there\n", done.stderr
+  )
+  server = machine.home / 'trainer' / '.venv' / 'bin' / 'start_grpc_tpu_worker'
+  server.parent.mkdir(parents=True)
+  server.write_text(
+    f'#!{sys.executable}\nimport signal, socket\nlistening = socket.create_server(("", 8470))\nsignal.pause()\n'
+  )
+  server.chmod(0o755)
+  try:
+    assert machine.run('serve').returncode == 0
+    assert detached.state(machine.home / 'trainer-server').running
+  finally:
+    detached.stop(machine.home / 'trainer-server', signal.SIGKILL)
+
+
+def test_a_bucket_that_cannot_be_mounted_is_one_line(machine):
+  machine.program('gcsfuse', 'echo "bucket: permission denied" >&2; exit 1')
+  done = machine.run('start', '--type=v5litepod-8', '--', '--workdir=gs://bucket/run')
+  assert done.returncode == 2
+  assert done.stderr == (
+    'error: gs://bucket cannot be mounted (bucket: permission denied): '
+    'may the service account of this machine write to it?\n'
+  )
+
+
+def test_a_command_that_cannot_be_started_has_an_exit_code_too(tmp_path):
+  assert detached.state(tmp_path / 'none') == detached.State(False, None, 0)
+  assert detached.start(tmp_path / 'job', ['/no/such/program'], dict(os.environ))
+  deadline = time.monotonic() + 30
+  while (state := detached.state(tmp_path / 'job')).code is None and time.monotonic() < deadline:
+    pass
+  assert state.code == 127
+  assert '/no/such/program cannot be started' in (tmp_path / 'job' / 'log').read_text()
+
+
+@pytest.mark.parametrize(
+  ('name', 'hosts', 'chips_per_host', 'devices', 'topology'),
+  [
+    ('v5litepod-1', 1, 1, 1, '1x1'),
+    ('v5litepod-8', 1, 8, 8, '2x4'),
+    ('v5litepod-16', 4, 4, 16, '4x4'),
+    ('v5litepod-256', 64, 4, 256, '16x16'),
+    ('v6e-8', 1, 8, 8, '2x4'),
+    ('v3-8', 1, 4, 8, ''),
+    ('v3-32', 4, 4, 32, ''),
+    ('v4-8', 1, 4, 4, ''),
+    ('v5p-16', 2, 4, 8, ''),
+  ],
+)
+def test_types(name, hosts, chips_per_host, devices, topology):
+  kind = tpu_types.parse(name)
+  assert (kind.hosts, kind.chips_per_host, kind.devices, kind.topology) == (hosts, chips_per_host, devices, topology)
+
+
+@pytest.fixture(scope='module')
+def preflight():
+  loader = importlib.machinery.SourceFileLoader('preflight', str(ROOT / 'scripts' / 'preflight'))
+  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('preflight', loader))
+  before = list(sys.path)
+  loader.exec_module(module)
+  sys.path[:] = before
+  return module
+
+
+@pytest.mark.parametrize(('off', 'fault'), [(0, False), (90, True), (-90, True)])
+def test_preflight_compares_the_clock(preflight, monkeypatch, off, fault):
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def date_time_string(self, timestamp=None):
+      return super().date_time_string(time.time() - off)
+
+    def do_HEAD(self):
+      self.send_response(404)
+      self.end_headers()
+
+    def log_message(self, *args):
+      pass
+
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f'http://127.0.0.1:{server.server_address[1]}/'
+    if fault:
+      with pytest.raises(
+        preflight.Fault, match=rf'this clock is [-+](89|90|91) s off that of {url}: start its time service'
+      ):
+        preflight.clock(url)
+    else:
+      assert url in preflight.clock(url)
+    server.shutdown()
+
+
+def test_preflight_wants_the_tpu_build_and_known_versions(preflight, monkeypatch):
+  found = {'tensorflow': '2.20.0', 'tensorflow-tpu': '2.20.0', 'libtpu': '0.0.24'}
+  monkeypatch.setattr(preflight, '_installed', lambda name: found.get(name, ''))
+  assert 'libtpu 0.0.24' in preflight.versions(tpu_types.parse('v5litepod-8'))
+  found['libtpu'] = '0.0.52'
+  with pytest.raises(preflight.Fault, match=r"libtpu 0.0.52 is not known to work: .venv/bin/pip install 'libtpu"):
+    preflight.versions(None)
+  del found['tensorflow-tpu']
+  with pytest.raises(preflight.Fault, match='tensorflow-tpu is not installed: run TRAINER_DEVICE=tpu'):
+    preflight.versions(tpu_types.parse('v5litepod-8'))
+
+
+def test_preflight_wants_room(preflight, tmp_path):
+  assert preflight.disk(str(tmp_path / 'not' / 'yet'), 0.001).startswith('free: ')
+  with pytest.raises(preflight.Fault, match=r'of 1e\+09 GB wanted'):
+    preflight.disk('', 1e9)
+
+
+@pytest.mark.slow  # starts TensorFlow
+def test_preflight_passes_on_this_machine(tmp_path):
+  done = subprocess.run(
+    [sys.executable, ROOT / 'scripts' / 'preflight', f'--workdir={tmp_path}'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  words = {line.partition(':')[0] for line in done.stdout.splitlines()}
+  assert {'ok     versions', 'n/a    libtpu', 'ok     work directory', 'ok     devices', 'ok     all-reduce'} <= words
+  assert list(tmp_path.iterdir()) == []
