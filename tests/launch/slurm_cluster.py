@@ -118,7 +118,9 @@ def wait(condition: Callable[[], object], seconds: float, otherwise: Callable[[]
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, nodes: int, cpus: int = 2, node_seconds: int = 300, **variables: str) -> Iterator[Slurm]:
+def running(
+  folder: pathlib.Path, nodes: int, cpus: int = 2, node_seconds: int = 300, **variables: str
+) -> Iterator[Slurm]:
   """Starts a cluster, and ends all of it.
 
   Args:
@@ -133,7 +135,11 @@ def running(folder: pathlib.Path, nodes: int, cpus: int = 2, node_seconds: int =
     names = [f'127.0.0.{2 + index}' for index in range(nodes)]
     ports = _free_ports(1 + nodes)
     text = _CONFIG.format(
-      host=socket.gethostname().partition('.')[0], user=getpass.getuser(), folder=folder, ports=ports, node_seconds=node_seconds
+      host=socket.gethostname().partition('.')[0],
+      user=getpass.getuser(),
+      folder=folder,
+      ports=ports,
+      node_seconds=node_seconds,
     )
     for name, port in zip(names, ports[1:], strict=True):
       text += f'NodeName={name} NodeHostname={socket.gethostname()} NodeAddr={name} Port={port} CPUs={cpus}\n'
@@ -171,7 +177,9 @@ def start_node(slurm: Slurm, name: str) -> None:
 
 def logs(folder: pathlib.Path) -> str:
   """The last words of all daemons."""
-  return '\n'.join(f'--- {path.name}\n{path.read_text(errors="replace")[-3000:]}' for path in sorted(folder.glob('*.log')))
+  return '\n'.join(
+    f'--- {path.name}\n{path.read_text(errors="replace")[-3000:]}' for path in sorted(folder.glob('*.log'))
+  )
 
 
 def _start(slurm: Slurm, name: str, *command: str) -> None:
