@@ -50,7 +50,7 @@ class Policy:
     """
     self.fruitless = fruitless
     self._attempts, self._first = attempts, backoff_seconds
-    self._wait = backoff_seconds
+    self._wait = min(backoff_seconds * 2**fruitless, max(LONGEST_SECONDS, backoff_seconds))
     self.furthest = -1 if step is None else step
 
   def wait_seconds(self, step: int | None) -> float | None:
