@@ -1,0 +1,191 @@
+"""scripts/launch_ssh over a real sshd, to several addresses of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.launch import pages, runs, sshd
+from tests.launch.slurm_cluster import wait
+
+PROGRAMS = ROOT / 'tests' / 'runtime' / 'programs'
+LAUNCHER = ROOT / 'scripts' / 'launch_ssh'
+HOSTS = ('127.0.0.2', '127.0.0.3')
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory) -> Iterator[sshd.Server]:
+  runs.need(sshd.missing())
+  with sshd.running(tmp_path_factory.mktemp('sshd')) as running:
+    yield running
+
+
+@pytest.fixture
+def start(server, tmp_path):
+  """A function that starts scripts/launch_ssh with a stand-in for the trainer on two hosts, or with the trainer."""
+  started = []
+
+  def begin(*args: str, hosts: str = ','.join(HOSTS), module: str = 'stand_in') -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+      [
+        sys.executable, LAUNCHER, f'--hosts={hosts}', f'--ssh={server.ssh}', f'--module={module}',
+        f'--env=PYTHONPATH={ROOT}:{PROGRAMS}', '--backoff_seconds=0', *args,
+      ],
+      cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    started.append(process)
+    return process
+
+  yield begin
+  for process in started:
+    process.kill()
+    process.communicate(timeout=60)
+
+
+@pytest.fixture
+def run(start):
+  """A function that runs it to its end: (exit code, lines of stdout, lines of stderr)."""
+
+  def complete(*args: str, **keywords) -> tuple[int, list[str], list[str]]:
+    process = start(*args, **keywords)
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout.splitlines(), stderr.splitlines()
+
+  return complete
+
+
+def workers(word: str) -> list[int]:
+  """The processes of the workers that have a word in their command line, in the order of their numbers."""
+  found = {}
+  for folder in pathlib.Path('/proc').glob('[0-9]*'):
+    with contextlib.suppress(OSError, KeyError, ValueError):  # it has ended
+      words = (folder / 'cmdline').read_bytes().decode().split('\0')
+      if words[1:3] == ['-P', '-m'] and any(word in each for each in words):
+        variables = (folder / 'environ').read_bytes().decode().split('\0')
+        task = dict(each.partition('=')[::2] for each in variables)['TF_CONFIG']
+        found[json.loads(task)['task']['index']] = int(folder.name)
+  return [found[index] for index in sorted(found)]
+
+
+def test_each_worker_gets_its_place_and_a_prefix(run, tmp_path):
+  hosts = tmp_path / 'hosts.txt'
+  hosts.write_text('# ours\n127.0.0.2\n\n127.0.0.3 2  # two\n')
+  code, stdout, stderr = run('--once', '--', 'show', 'x  y', hosts=str(hosts))
+  assert (code, sorted(stderr)) == (
+    0, ['[127.0.0.2] an error of 0', '[127.0.0.3.0] an error of 1', '[127.0.0.3.1] an error of 2'],
+  )  # fmt: skip
+  for index, label in enumerate(('127.0.0.2', '127.0.0.3.0', '127.0.0.3.1')):
+    (line,) = [line for line in stdout if line.startswith(f'[{label}] {{')]
+    shown = json.loads(line.removeprefix(f'[{label}] '))
+    assert shown['args'] == ['x  y']
+    assert shown['task']['task'] == {'type': 'worker', 'index': index}
+    addresses = shown['task']['cluster']['worker']
+    assert [address.partition(':')[0] for address in addresses] == ['127.0.0.2', '127.0.0.3', '127.0.0.3']
+    assert len(set(addresses)) == 3
+
+
+@pytest.mark.parametrize(('codes', 'expected'), [('0,0', 0), ('75,3', 3), ('2,1', 2)])
+def test_the_exit_code_is_the_one_that_says_most(run, tmp_path, codes, expected):
+  assert run('--', 'codes', codes, f'--workdir={tmp_path}')[0] == expected
+
+
+@pytest.mark.parametrize('end', ['killed', 'exit:75'])
+def test_all_are_started_again(run, tmp_path, end):
+  code, _, stderr = run('--grace_seconds=600', '--', 'attempts', end, 'exit:0', f'--workdir={tmp_path}/run')
+  assert code == 0
+  assert (
+    'launch_ssh: attempt 1 ended with exit code 75, newest checkpoint: none (1 of 5 without progress); '
+    'starting attempt 2 at once'
+  ) in stderr
+  assert [(tmp_path / 'run' / f'attempts.{index}').stat().st_size for index in range(2)] == [2, 2]
+
+
+def test_signals_go_on_to_every_host(start):
+  process = start('--once', '--', 'signals', '3')
+  assert {process.stdout.readline() for _ in HOSTS} == {f'[{host}] ready\n' for host in HOSTS}
+  for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+    process.send_signal(number)
+    assert {process.stdout.readline() for _ in HOSTS} == {f'[{host}] {number.name}\n' for host in HOSTS}
+  process.communicate(timeout=60)
+  assert process.returncode == 75
+
+
+def test_what_does_not_end_is_killed_on_its_host(run):
+  code, _, stderr = run('--once', '--grace_seconds=0.1', '--', 'deaf')
+  assert code == 1
+  assert stderr[-1] == 'launch_ssh: killing 127.0.0.2, 0.1 s after the first failure'
+  wait(lambda: not workers('deaf'), 20)
+
+
+def test_workers_are_told_to_stop_when_the_launcher_is_killed(start, tmp_path):
+  process = start('--once', '--grace_seconds=600', '--', 'attempts', 'plain', f'--workdir={tmp_path}/run')
+  assert {process.stdout.readline() for _ in HOSTS} == {f'[{host}] ready\n' for host in HOSTS}
+  assert len(workers(f'{tmp_path}/run')) == 2
+  process.kill()
+  wait(lambda: not workers(f'{tmp_path}/run'), 30)
+
+
+def test_a_host_that_cannot_be_reached_is_a_mistake(run, tmp_path):
+  code, _, stderr = run('--', 'show', f'--workdir={tmp_path}', hosts='127.0.0.2,nowhere.invalid')
+  assert code == 2
+  assert len(stderr) == 1
+  assert stderr[0].startswith('error: no worker on nowhere.invalid (ssh: Could not resolve hostname')
+  assert stderr[0].endswith("scripts/ssh_worker' work without a password")
+  code, _, stderr = run('--directory=/nowhere', '--', 'show', f'--workdir={tmp_path}')
+  assert code == 2
+  assert '/nowhere' in stderr[0]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_leaves_no_trace_in_the_result(start, tmp_path, data_dir):
+  workdir, whole = tmp_path / 'run', tmp_path / 'whole'
+  args = ('--', *runs.RUN, f'--config.data.data_dir={data_dir}', '--config.faults.heartbeat_timeout_seconds=5')
+  process = start(*args, f'--workdir={workdir}', module='trainer')
+  wait(lambda: runs.reached(workdir) >= 2 * runs.SAVES, 120)
+  os.kill(workers(str(workdir))[1], signal.SIGKILL)
+  _, stderr = process.communicate(timeout=200)
+  assert process.returncode == 0, stderr[-3000:]
+  assert '[127.0.0.2] stopped: a worker was lost' in stderr
+  assert 'starting attempt 2' in stderr and 'starting attempt 3' not in stderr
+  launcher = (ROOT / 'scripts' / 'launch_local', '--workers=2', '--once')
+  subprocess.run([sys.executable, *launcher, *args, f'--workdir={whole}'], cwd=ROOT, check=True, timeout=200)
+  runs.assert_same(workdir, whole)
+
+
+@pytest.mark.parametrize(
+  ('hosts', 'said'),
+  [
+    ('', '--hosts is missing'),
+    ('nobody.txt x', "'nobody.txt x' must be 'host'"),
+    ('a,b,a', 'a is there twice'),
+    ('a,-oProxyCommand=x', "'-oProxyCommand=x' must be"),
+    (',', 'names no host'),
+  ],
+)
+def test_a_wrong_list_of_hosts(hosts, said):
+  ended = subprocess.run(
+    [sys.executable, LAUNCHER, f'--hosts={hosts}', '--', '--workdir=x'],
+    capture_output=True, text=True, timeout=60, check=False,
+  )  # fmt: skip
+  assert (ended.returncode, ended.stdout) == (2, '')
+  assert ended.stderr.startswith('error: ')
+  assert said in ended.stderr
+  assert ended.stderr.count('\n') == 1
+
+
+def test_the_commands_of_the_page(tmp_path):
+  """What they ask for is understood: each ends for want of a machine, or with the trainer's own words."""
+  (tmp_path / 'hosts.txt').write_text('gpu1\n')
+  found = pages.commands('ssh')
+  assert [command.partition(' ')[0] for command in found] == [
+    'scripts/launch_local', 'scripts/launch_ssh', 'scripts/launch_ssh',
+  ]  # fmt: skip
