@@ -19,7 +19,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+
+from tests.launch import processes
+from tests.launch.processes import wait
 
 PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'srun', 'scontrol', 'scancel', 'squeue', 'sinfo')
 PLACES = ('/usr/sbin', '/usr/local/sbin')  # where daemons lie, which PATH need not name
@@ -109,14 +112,6 @@ class Slurm:
     return found
 
 
-def wait(condition: Callable[[], object], seconds: float, otherwise: Callable[[], str] | None = None) -> None:
-  """Polls a condition until it holds; fails after so many seconds."""
-  deadline = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < deadline, otherwise() if otherwise else f'in vain for {seconds:g} s'
-    time.sleep(0.05)
-
-
 @contextlib.contextmanager
 def running(
   folder: pathlib.Path, nodes: int, cpus: int = 2, node_seconds: int = 300, **variables: str
@@ -191,9 +186,8 @@ def _start(slurm: Slurm, name: str, *command: str) -> None:
 
 def _end(slurm: Slurm) -> None:
   """Kills what belongs to this cluster: its jobs, their shepherds, its daemons. All of them have its configuration."""
-  mark = f'SLURM_CONF={slurm.environment["SLURM_CONF"]}'.encode()
   for _ in range(50):  # what is being started just now may be missed the first time
-    found = [pid for pid in map(int, filter(str.isdigit, os.listdir('/proc'))) if _has(pid, mark)]
+    found = processes.having('SLURM_CONF', slurm.environment['SLURM_CONF'])
     if not found:
       break
     for pid in found:
@@ -205,14 +199,6 @@ def _end(slurm: Slurm) -> None:
   for daemon in slurm.daemons.values():
     daemon.kill()
     daemon.wait()
-
-
-def _has(pid: int, mark: bytes) -> bool:
-  if pid == os.getpid():
-    return False
-  with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-    return mark in pathlib.Path(f'/proc/{pid}/environ').read_bytes().split(b'\0')
-  return False
 
 
 def _which(name: str) -> str | None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
-from tests.launch.slurm_cluster import wait
+from tests.launch.processes import wait
 
 _SSHD = """\
 Port {port}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import signal
@@ -15,7 +14,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launch import runs, slurm_cluster
-from tests.launch.slurm_cluster import Slurm, wait
+from tests.launch.processes import wait, workers
+from tests.launch.slurm_cluster import Slurm
 
 pytestmark = pytest.mark.slow
 PROGRAMS = ROOT / 'tests' / 'runtime' / 'programs'
@@ -43,19 +43,6 @@ def log(workdir: pathlib.Path, number: str) -> str:
   return path.read_text() if path.exists() else ''
 
 
-def workers(number: str) -> list[int]:
-  """The processes of a job's workers."""
-  found = []
-  for folder in pathlib.Path('/proc').glob('[0-9]*'):
-    with contextlib.suppress(OSError):  # it has ended
-      words = (folder / 'cmdline').read_bytes().split(b'\0')
-      if words[1:4] != [b'-P', b'-m', b'trainer'] and words[1:4] != [b'-P', b'-m', b'stand_in']:
-        continue
-      if f'SLURM_JOB_ID={number}'.encode() in (folder / 'environ').read_bytes().split(b'\0'):
-        found.append(int(folder.name))
-  return found
-
-
 def test_a_stop_and_a_time_limit_leave_no_trace_in_the_result(slurm, tmp_path, data_dir):
   """Two workers on two nodes are told to stop, queued again, reach their time limit, are queued again, and end."""
   workdir, whole = tmp_path / 'run', tmp_path / 'whole'
@@ -71,7 +58,7 @@ def test_a_stop_and_a_time_limit_leave_no_trace_in_the_result(slurm, tmp_path, d
   # Slurm knows no limit of less than a minute, which would be too many steps. So the workers do not take them: they
   # sleep until Slurm wakes them, to tell them that the limit is near.
   wait(lambda: runs.reached(workdir) > stopped_at, 120, lambda: log(workdir, number))
-  asleep = workers(number)
+  asleep = workers(SLURM_JOB_ID=number)
   assert len(asleep) == 2
   for pid in asleep:
     os.kill(pid, signal.SIGSTOP)

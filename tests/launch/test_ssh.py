@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pathlib
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.launch import pages, runs, sshd
-from tests.launch.slurm_cluster import wait
+from tests.launch.processes import wait, workers
 
 PROGRAMS = ROOT / 'tests' / 'runtime' / 'programs'
 LAUNCHER = ROOT / 'scripts' / 'launch_ssh'
@@ -61,19 +61,6 @@ def run(start):
     return process.returncode, stdout.splitlines(), stderr.splitlines()
 
   return complete
-
-
-def workers(word: str) -> list[int]:
-  """The processes of the workers that have a word in their command line, in the order of their numbers."""
-  found = {}
-  for folder in pathlib.Path('/proc').glob('[0-9]*'):
-    with contextlib.suppress(OSError, KeyError, ValueError):  # it has ended
-      words = (folder / 'cmdline').read_bytes().decode().split('\0')
-      if words[1:3] == ['-P', '-m'] and any(word in each for each in words):
-        variables = (folder / 'environ').read_bytes().decode().split('\0')
-        task = dict(each.partition('=')[::2] for each in variables)['TF_CONFIG']
-        found[json.loads(task)['task']['index']] = int(folder.name)
-  return [found[index] for index in sorted(found)]
 
 
 def test_each_worker_gets_its_place_and_a_prefix(run, tmp_path):
@@ -182,10 +169,39 @@ def test_a_wrong_list_of_hosts(hosts, said):
   assert ended.stderr.count('\n') == 1
 
 
-def test_the_commands_of_the_page(tmp_path):
-  """What they ask for is understood: each ends for want of a machine, or with the trainer's own words."""
-  (tmp_path / 'hosts.txt').write_text('gpu1\n')
-  found = pages.commands('ssh')
-  assert [command.partition(' ')[0] for command in found] == [
-    'scripts/launch_local', 'scripts/launch_ssh', 'scripts/launch_ssh',
-  ]  # fmt: skip
+@pytest.mark.parametrize('command', [each for each in pages.commands('ssh') if 'launch_ssh' in each])
+def test_a_command_of_the_page_says_what_it_would_start(tmp_path, command):
+  (tmp_path / 'hosts.txt').write_text('me@gpu1\nme@gpu2 2    # two workers\n# gpu3 is being mended\n')
+  program, *args = shlex.split(command)
+  assert program == 'scripts/launch_ssh'
+  ended = subprocess.run(
+    [sys.executable, LAUNCHER, '--dry_run', *args],
+    cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+  )  # fmt: skip
+  labels = ['me@gpu1', 'me@gpu2.0', 'me@gpu2.1'] if 'hosts.txt' in command else ['gpu1', 'gpu2']
+  lines = ended.stdout.splitlines()
+  assert [line.partition(': ')[0] for line in lines] == labels
+  assert all(': ssh -T -oBatchMode=yes ' in line for line in lines)
+  assert all(f'cd {ROOT} && ' in line and 'scripts/ssh_worker --port=0' in line for line in lines)
+
+
+def test_a_port_is_for_the_first_worker_of_each_host():
+  ended = subprocess.run(
+    [sys.executable, LAUNCHER, '--dry_run', '--hosts=a,b 2', '--port=20000', '--ssh=ssh -p 22', '--directory=/a b'],
+    capture_output=True, text=True, timeout=60, check=True,
+  )  # fmt: skip
+  found = re.findall(r"^(\S+): ssh -p 22 .* cd .*/a b.* --port=(\d+)'$", ended.stdout, re.MULTILINE)
+  assert found == [('a', '20000'), ('b.0', '20000'), ('b.1', '20001')]
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page_for_one_machine_trains(tmp_path, data_dir):
+  (command,) = (each for each in pages.commands('ssh') if 'launch_local' in each)
+  program, *args = shlex.split(command)
+  short = ('--config.train.steps=20', '--config.optimizer.warmup_steps=5', '--config.eval.every_steps=20')
+  ended = subprocess.run(
+    [sys.executable, ROOT / program, *args, f'--workdir={tmp_path}/run', f'--config.data.data_dir={data_dir}', *short],
+    cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+  )  # fmt: skip
+  assert ended.returncode == 0, ended.stderr[-3000:]
+  assert runs.newest(tmp_path / 'run') == 20
