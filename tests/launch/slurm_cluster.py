@@ -55,6 +55,8 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=1,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 KillOnBadExit=1
 KillWait=30
 ReturnToService=2
@@ -120,7 +122,8 @@ def running(
 
   Args:
     folder: an empty one, with a short path: sockets of munge lie in it.
-    nodes: how many; each with a partition 'main' that has them all.
+    nodes: how many. All are in the partitions 'main', 'notice' and 'high', which preempts jobs of the other two: those
+      of 'notice' are told a minute before.
     cpus: that each node claims to have.
     node_seconds: a node that is silent for so long is down.
     **variables: of the environment of all daemons, and so of the jobs.
@@ -138,7 +141,8 @@ def running(
     )
     for name, port in zip(names, ports[1:], strict=True):
       text += f'NodeName={name} NodeHostname={socket.gethostname()} NodeAddr={name} Port={port} CPUs={cpus}\n'
-    text += f'PartitionName=main Nodes={",".join(names)} Default=YES MaxTime=INFINITE State=UP\n'
+    for partition in ('main Default=YES', 'notice GraceTime=60', 'high PriorityTier=10 PreemptMode=OFF'):
+      text += f'PartitionName={partition} Nodes={",".join(names)} State=UP\n'
     (folder / 'state').mkdir()
     (folder / 'slurm.conf').write_text(text)
     key = folder / 'munge.key'
@@ -160,7 +164,8 @@ def running(
       start_node(slurm, name)
 
     def idle() -> bool:
-      return slurm.run('sinfo', '--noheader', '--Node', '--format=%T', check=False).split() == ['idle'] * nodes
+      states = slurm.run('sinfo', '--noheader', '--Node', '--partition=main', '--format=%T', check=False)
+      return states.split() == ['idle'] * nodes
 
     wait(idle, 30, lambda: logs(folder))
     yield slurm

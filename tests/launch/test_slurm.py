@@ -108,3 +108,20 @@ def test_what_ends_a_job_and_what_does_not(slurm, tmp_path):
   for member in ('1', '3'):
     assert (tmp_path / f'array_{member}/checkpoints/{member}').is_dir()
     assert 'start 2' in (tmp_path / f'array_array.slurm/{array}_{member}.log').read_text()
+
+
+def test_a_job_that_another_one_preempts_is_queued_again(slurm, tmp_path):
+  """With a stand-in for the trainer: Slurm tells one job a minute before, and ends the other one at once."""
+  numbers = {}
+  for partition in ('notice', 'main'):
+    numbers[partition] = submit(
+      slurm, f'--partition={partition}', '--sbatch=--exclusive', '--module=stand_in', '--', 'attempts',
+      'save:1,signals:1,exit:75', 'exit:0', CONFIG, f'--workdir={tmp_path}/{partition}',
+    )  # fmt: skip
+  wait(lambda: all('0: ready' in log(tmp_path / partition, number) for partition, number in numbers.items()), 60)
+  slurm.run('sbatch', '--partition=high', '--nodes=2', '--exclusive', '--output=/dev/null', '--wrap=true')
+  for partition, number in numbers.items():
+    job, said = slurm.wait_for_end(number, 60), log(tmp_path / partition, number)
+    assert (job['JobState'], job['Restarts']) == ('COMPLETED', '1'), said
+    expected = f'queueing job {number} again' if partition == 'notice' else 'Slurm ends this job'
+    assert f'the workers ended with exit code 75, newest checkpoint: step 1; {expected}' in said

@@ -319,6 +319,19 @@ def test_the_batch_script_hands_on_that_it_is_told_to_stop(here, job):
   assert queued_again(here) == ['requeue 7']
 
 
+def test_tasks_that_slurm_ends_need_not_be_told(here, job):
+  (here / 'shown').write_text('JobState=COMPLETING Reason=None')
+  process = job('attempts', 'signals:1,exit:75')
+  wait_until_ready(process)
+  process.send_signal(signal.SIGTERM)
+  for task in (here / 'tasks').read_text().split():
+    os.kill(int(task), signal.SIGTERM)
+  process.communicate(timeout=60)
+  assert process.returncode == 75
+  assert not (here / 'scancel').exists()
+  assert queued_again(here) == []
+
+
 def test_tasks_that_were_told_are_queued_again_even_if_one_fails(here, job):
   process = job('attempts', 'signals:1,each:75/1')
   wait_until_ready(process)
