@@ -126,14 +126,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def find_workdir(args: Sequence[str]) -> str:
-  """The work directory that the trainer's arguments name, as absl reads them: the last one counts; '' for none."""
+  """The work directory that the trainer's arguments name; '' for none."""
+  return find_flag(args, 'workdir')
+
+
+def find_flag(args: Sequence[str], name: str) -> str:
+  """The value of a flag among the trainer's arguments, as absl reads them: the last one counts; '' for none."""
   found, rest = '', iter(args)
   for argument in rest:
     if argument == '--':
       break
-    if argument in ('--workdir', '-workdir'):
+    if argument in (f'--{name}', f'-{name}'):
       found = next(rest, '')
-    elif argument.startswith(('--workdir=', '-workdir=')):
+    elif argument.startswith((f'--{name}=', f'-{name}=')):
       found = argument.partition('=')[2]
   return found
 

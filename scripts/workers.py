@@ -13,6 +13,8 @@ import restarts
 
 # Of what workers end with, these say most, in this order: a mistake of the user's, diverged, run me again.
 PRECEDENCE = (2, 3, 75)
+# How scripts/ssh_worker tells scripts/launch_ssh which port it keeps for its worker.
+PORT = 'launch_ssh keeps port '
 
 
 class Worker:

@@ -24,6 +24,8 @@ HOSTS = ('127.0.0.2', '127.0.0.3')
 
 @pytest.fixture(scope='module')
 def server(tmp_path_factory) -> Iterator[sshd.Server]:
+  if os.getuid() != 0:
+    pytest.skip('this sshd is tried as root alone')
   runs.need(sshd.missing())
   with sshd.running(tmp_path_factory.mktemp('sshd')) as running:
     yield running
@@ -121,6 +123,22 @@ def test_workers_are_told_to_stop_when_the_launcher_is_killed(start, tmp_path):
   wait(lambda: not workers(f'{tmp_path}/run'), 30)
 
 
+def test_a_host_that_has_gone_is_no_mistake(start, tmp_path):
+  folder = tmp_path / 'sshd'
+  folder.mkdir()
+  with sshd.running(folder) as own:
+    options = (f'--ssh={own.ssh}', '--attempts=2')
+    process = start(*options, '--', 'attempts', 'signals:1,exit:75', f'--workdir={tmp_path}/run')
+    assert {process.stdout.readline() for _ in HOSTS} == {f'[{host}] ready\n' for host in HOSTS}
+  for worker in workers(f'{tmp_path}/run'):  # they live on in connections of their own
+    os.kill(worker, signal.SIGTERM)
+  _, stderr = process.communicate(timeout=60)
+  assert process.returncode == 1
+  assert 'launch_ssh: no worker on 127.0.0.' in stderr
+  assert 'Connection refused' in stderr
+  assert 'giving up: attempt 2 ended with exit code 1' in stderr.splitlines()[-1]
+
+
 def test_a_host_that_cannot_be_reached_is_a_mistake(run, tmp_path):
   code, _, stderr = run('--', 'show', f'--workdir={tmp_path}', hosts='127.0.0.2,nowhere.invalid')
   assert code == 2
@@ -190,7 +208,7 @@ def test_a_port_is_for_the_first_worker_of_each_host():
     [sys.executable, LAUNCHER, '--dry_run', '--hosts=a,b 2', '--port=20000', '--ssh=ssh -p 22', '--directory=/a b'],
     capture_output=True, text=True, timeout=60, check=True,
   )  # fmt: skip
-  found = re.findall(r"^(\S+): ssh -p 22 .* cd .*/a b.* --port=(\d+)'$", ended.stdout, re.MULTILINE)
+  found = re.findall(r"^(\S+): ssh -p 22 .*cd .*/a b.* --port=(\d+)'$", ended.stdout, re.MULTILINE)
   assert found == [('a', '20000'), ('b.0', '20000'), ('b.1', '20001')]
 
 
