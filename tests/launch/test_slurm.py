@@ -50,28 +50,35 @@ def test_a_stop_and_a_time_limit_leave_no_trace_in_the_result(slurm, tmp_path, d
   number = submit(
     slurm, '--nodes=2', '--cpus_per_task=1', '--time=1', '--grace_seconds=5', '--', *run, f'--workdir={workdir}'
   )
-  wait(lambda: runs.reached(workdir) >= runs.SAVES, 120, lambda: log(workdir, number))
+
+  def starts() -> int:
+    return log(workdir, number).count(', start ')
+
+  # On a machine that is busy a start may reach its limit before its first step; then there is one more of them.
+  wait(lambda: runs.reached(workdir) >= runs.SAVES, 240, lambda: log(workdir, number))
+  before = starts()
   slurm.run('scancel', '--signal=TERM', number)
-  wait(lambda: ', start 2' in log(workdir, number), 120, lambda: log(workdir, number))
+  wait(lambda: starts() > before, 120, lambda: log(workdir, number))
   stopped_at = runs.newest(workdir)
   assert runs.SAVES <= stopped_at < runs.STEPS
   # Slurm knows no limit of less than a minute, which would be too many steps. So the workers do not take them: they
   # sleep until Slurm wakes them, to tell them that the limit is near.
-  wait(lambda: runs.reached(workdir) > stopped_at, 120, lambda: log(workdir, number))
+  wait(lambda: runs.reached(workdir) > stopped_at, 240, lambda: log(workdir, number))
+  before = starts()
   asleep = workers(SLURM_JOB_ID=number)
   assert len(asleep) == 2
   for pid in asleep:
     os.kill(pid, signal.SIGSTOP)
   launcher = (ROOT / 'scripts' / 'launch_local', '--workers=2', '--once', '--')
   subprocess.run([sys.executable, *launcher, *run, f'--workdir={whole}'], cwd=ROOT, check=True, timeout=240)
-  wait(lambda: ', start 3' in log(workdir, number), 120, lambda: log(workdir, number))
+  wait(lambda: starts() > before, 120, lambda: log(workdir, number))
   assert stopped_at < runs.newest(workdir) < runs.STEPS
-  job = slurm.wait_for_end(number)
+  job = slurm.wait_for_end(number, 240)
   said = log(workdir, number)
-  assert (job['JobState'], job['ExitCode'], job['Restarts']) == ('COMPLETED', '0:0', '2'), said
+  assert (job['JobState'], job['ExitCode']) == ('COMPLETED', '0:0'), said
   assert said.count('trainer: SIGTERM: stopping at the next agreed step') == 4
-  assert said.count('Slurm names 2 workers, each with 1 CPU device') == 3
-  assert said.count(f'queueing job {number} again') == 2
+  assert said.count('Slurm names 2 workers, each with 1 CPU device') >= 3
+  assert said.count(f'queueing job {number} again') == int(job['Restarts']) >= 2
   runs.assert_same(workdir, whole)
 
 
