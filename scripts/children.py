@@ -107,17 +107,21 @@ def environment(**variables: str) -> dict[str, str]:
   return {**os.environ, 'PYTHONPATH': path, **variables}
 
 
-def reserve_ports(count: int) -> list[socket.socket]:
+def reserve_ports(count: int, port: int = 0) -> list[socket.socket]:
   """Bound sockets on free ports. They never listen, and are kept to the end.
 
   With SO_REUSEPORT a worker of ours can still listen on its port, and nobody else is ever given it: no race between
   finding a port and using it. The workers' side of it is TF_GRPC_REUSE_PORT.
+
+  Args:
+    count: how many.
+    port: the one to take; 0: any that is free.
   """
   sockets = []
   for _ in range(count):
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind(('127.0.0.1', 0))
+    sock.bind(('127.0.0.1', port))
     sockets.append(sock)
   return sockets
 
@@ -135,7 +139,9 @@ def worker_environment(addresses: list[str], index: int, gpus: str | None = None
   return environment(**variables, **({} if gpus is None else {'CUDA_VISIBLE_DEVICES': gpus}))
 
 
-def start(argv: list[str], env: dict[str, str], output: int | None = None) -> subprocess.Popen[bytes]:
+def start(
+  argv: list[str], env: dict[str, str], output: int | None = None, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
   """Starts a child in a session of its own, so that a terminal's Ctrl-C reaches it through us alone, and once.
 
   It dies when we do, even by SIGKILL (on Linux). To be called in the main thread, for it is the death of the thread
@@ -145,6 +151,7 @@ def start(argv: list[str], env: dict[str, str], output: int | None = None) -> su
     argv: the command.
     env: the whole environment.
     output: where stdout and stderr go, e.g. subprocess.PIPE; None: where ours go.
+    stdin: where stdin comes from.
   """
   parent = os.getpid()
 
@@ -160,7 +167,7 @@ def start(argv: list[str], env: dict[str, str], output: int | None = None) -> su
   return subprocess.Popen(
     argv,
     env=env,
-    stdin=subprocess.DEVNULL,
+    stdin=stdin,
     stdout=output,
     stderr=output,
     start_new_session=True,

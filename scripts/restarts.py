@@ -1,4 +1,4 @@
-"""When a run is started again, and when not: what scripts/supervise and scripts/launch_local have in common.
+"""When a run is started again, and when not: what scripts/supervise, launch_local, launch_ssh and slurm_job share.
 
 An attempt that ends with 0 (complete), 2 (a mistake of the user's) or 3 (diverged) is the last. Any other end is
 followed by another attempt: 75 (stopped, run me again), a signal, any other code. Progress is a complete checkpoint of
@@ -44,18 +44,20 @@ class Policy:
 
   Attributes:
     fruitless: attempts in a row, the last one included, that made no progress.
+    furthest: the newest complete checkpoint that there ever was; -1: there was none.
   """
 
-  def __init__(self, attempts: int, backoff_seconds: float, step: int | None):
+  def __init__(self, attempts: int, backoff_seconds: float, step: int | None, fruitless: int = 0):
     """Args:
     attempts: so many in a row without progress are the last.
     backoff_seconds: the first wait.
     step: newest complete checkpoint before the first attempt; None: there is none.
+    fruitless: attempts before the first one that made no progress, of a run that goes on elsewhere.
     """
-    self.fruitless = 0
+    self.fruitless = fruitless
     self._attempts, self._first = attempts, backoff_seconds
-    self._wait = backoff_seconds
-    self._furthest = -1 if step is None else step
+    self._wait = min(backoff_seconds * 2**fruitless, max(LONGEST_SECONDS, backoff_seconds))
+    self.furthest = -1 if step is None else step
 
   def wait_seconds(self, step: int | None) -> float | None:
     """How long to wait before the next attempt; None: there is to be none.
@@ -64,8 +66,8 @@ class Policy:
       step: newest complete checkpoint now; None: there is none.
     """
     # Not only newer than before this attempt: a run that goes back and forth between two steps makes no progress.
-    if step is not None and step > self._furthest:
-      self._furthest, self.fruitless, self._wait = step, 0, self._first
+    if step is not None and step > self.furthest:
+      self.furthest, self.fruitless, self._wait = step, 0, self._first
       return 0.0
     self.fruitless += 1
     if self.fruitless >= self._attempts:
@@ -123,7 +125,7 @@ def run(name: str, options: argparse.Namespace, args: Sequence[str], attempt: Ca
 def add_options(parser: argparse.ArgumentParser) -> None:
   """Adds the options of the policy."""
   parser.add_argument(
-    '--attempts', type=_positive, default=5, help='give up after so many in a row without a new checkpoint (default: 5)'
+    '--attempts', type=positive, default=5, help='give up after so many in a row without a new checkpoint (default: 5)'
   )
   parser.add_argument(
     '--backoff_seconds', type=seconds, default=1.0, help='first wait before a restart, doubled up to 60 (default: 1)'
@@ -131,14 +133,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def find_workdir(args: Sequence[str]) -> str:
-  """The work directory that the trainer's arguments name, as absl reads them: the last one counts; '' for none."""
+  """The work directory that the trainer's arguments name; '' for none."""
+  return find_flag(args, 'workdir')
+
+
+def find_flag(args: Sequence[str], name: str) -> str:
+  """The value of a flag among the trainer's arguments, as absl reads them: the last one counts; '' for none."""
   found, rest = '', iter(args)
   for argument in rest:
     if argument == '--':
       break
-    if argument in ('--workdir', '-workdir'):
+    if argument in (f'--{name}', f'-{name}'):
       found = next(rest, '')
-    elif argument.startswith(('--workdir=', '-workdir=')):
+    elif argument.startswith((f'--{name}=', f'-{name}=')):
       found = argument.partition('=')[2]
   return found
 
@@ -179,7 +186,7 @@ def seconds(text: str) -> float:
   return value
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
   if not re.fullmatch('0*[1-9][0-9]*', text):
     raise argparse.ArgumentTypeError(f'{text} must be a whole number, at least 1')
   return int(text)

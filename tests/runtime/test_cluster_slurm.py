@@ -94,9 +94,15 @@ def test_tasks_are_workers_in_the_order_of_the_nodes(srun):
   hosts_and_ports = [worker.split(':') for worker in found.workers]
   assert [host for host, _ in hosts_and_ports] == ['node9', 'node9', 'node10', 'node10']  # not sorted as text
   first = int(hosts_and_ports[0][1])
-  assert [int(port) - first for _, port in hosts_and_ports] == [0, 1, 0, 1]
+  assert [int(port) - first for _, port in hosts_and_ports] == [0, 1, 2, 3]  # nodes may be one machine
   assert (found.strategy, found.worker_index, found.num_workers) == ('multi_worker', 2, 4)
   assert found.reason == 'Slurm names 4 workers, each with 1 CPU device'
+
+
+def test_ports_of_a_large_job_are_those_of_its_nodes(srun):
+  srun(rank=0, nodes='n[1-9]', counts='2(x9)', tasks=18)
+  ports = [int(worker.split(':')[1]) for worker in cluster.from_slurm().workers]
+  assert [port - ports[0] for port in ports] == [0, 1] * 9
 
 
 def test_cyclic_distribution(srun, monkeypatch):

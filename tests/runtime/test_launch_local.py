@@ -81,7 +81,7 @@ def test_each_worker_gets_its_place_the_arguments_and_a_prefix():
   ],
 )
 def test_exit_code_is_the_one_that_says_most(launcher, codes, expected):
-  assert launcher.exit_code(codes) == expected
+  assert launcher.workers.exit_code(codes) == expected
 
 
 def test_the_exit_code_is_returned():
@@ -103,7 +103,7 @@ def test_the_others_may_end_by_themselves_after_a_failure(action):
 def test_what_does_not_end_is_killed_and_does_not_count():
   code, _, stderr = run('--once', '--grace_seconds=0.1', '--', 'deaf')
   assert code == 1
-  assert stderr[-1] == 'launch_local: killing workers [0], 0.1 s after the first failure'
+  assert stderr[-1] == 'launch_local: killing worker 0, 0.1 s after the first failure'
 
 
 def test_signals_go_on_to_every_worker():
@@ -151,7 +151,7 @@ def test_what_had_to_be_killed_is_started_again(tmp_path):
     '--grace_seconds=0.1', '--backoff_seconds=0', '--', 'attempts', 'deaf', 'exit:0', f'--workdir={tmp_path}/run'
   )
   assert code == 0
-  assert 'launch_local: killing workers [0], 0.1 s after the first failure' in stderr
+  assert 'launch_local: killing worker 0, 0.1 s after the first failure' in stderr
   assert 'launch_local: attempt 1 ended with exit code 1, ' in '\n'.join(stderr)
   assert [(tmp_path / 'run' / f'attempts.{index}').stat().st_size for index in range(2)] == [2, 2]
 

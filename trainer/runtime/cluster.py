@@ -228,7 +228,11 @@ def from_slurm(needed: bool = True) -> Peers | None:
     )
   step = (job * 31 + _slurm_number('SLURM_STEP_ID', 0)) % _SLURM_STEPS
   first_port = _SLURM_PORTS + _PORTS_PER_STEP * step
-  workers = tuple(f'{nodes[place]}:{first_port + offset}' for place, offset in places)
+  # Several nodes may be one machine, where workers need ports of their own; a large job has no number for each.
+  apart = tasks <= _PORTS_PER_STEP
+  workers = tuple(
+    f'{nodes[place]}:{first_port + (number if apart else offset)}' for number, (place, offset) in enumerate(places)
+  )
   if _slurm_bound_gpus(counts[node]):
     return Peers('Slurm', workers, rank)
   return Peers('Slurm', workers, rank, counts[node], turn)

@@ -9,7 +9,8 @@ deaf      worker 1 fails at once; worker 0 ignores SIGTERM and waits for ever
 plain     wait for SIGTERM, with no word of other signals; exit 75
 attempts  a run of several attempts: the n-th one does what the n-th of the next arguments says, the last one for good.
           Each says one or more things, as in 'save:10,signals:1,exit:75': save a checkpoint of this step, exit with
-          this code, 'die:SIGKILL', or one of the above. WORKDIR/attempts.INDEX has a byte per attempt.
+          this code, 'each:75/3' with this worker's, 'die:SIGKILL', or one of the above. WORKDIR/attempts.INDEX has a
+          byte per attempt.
 """
 
 import json
@@ -21,7 +22,8 @@ import sys
 
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
 
-task = json.loads(os.environ.get('TF_CONFIG', '{"task": {"index": 0}}'))
+rank = int(os.environ.get('SLURM_PROCID', '0'))
+task = json.loads(os.environ.get('TF_CONFIG', 'null')) or {'task': {'index': rank}}
 index = task['task']['index']
 
 
@@ -96,10 +98,12 @@ def attempts(scripts: list[str]) -> None:
     name, _, value = step.partition(':')
     if name == 'save':
       folder = workdir / 'checkpoints' / value
-      folder.mkdir(parents=True)
+      folder.mkdir(parents=True, exist_ok=True)
       (folder / 'complete.json').touch()
     elif name == 'exit':
       sys.exit(int(value))
+    elif name == 'each':
+      sys.exit(int(value.split('/')[index]))
     elif name == 'die':
       os.kill(os.getpid(), signal.Signals[value])
     else:
