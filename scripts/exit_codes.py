@@ -43,7 +43,14 @@ def _by_policy(again: str) -> dict[int | None, str]:
 
 PLATFORMS = (
   Platform('`supervise`', _by_policy('starts the trainer again')),
-  Platform('`launch_local`', _by_policy('starts all workers again')),
+  Platform('`launch_local`, `launch_ssh`', _by_policy('starts all workers again')),
+  Platform(
+    '`launch_slurm`: end of an attempt',
+    {
+      **_by_policy('queues the job again (`scontrol requeue`)'),
+      OTHER: 'starts all workers again in the same allocation',
+    },
+  ),
   Platform(
     '`launch_tpu`',
     {

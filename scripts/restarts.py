@@ -10,12 +10,13 @@ while the file STOP lies in the work directory.
 
 Of a run in a bucket, the trainer's copy on this machine is looked at.
 
-Of the trainer only trainer/storage/place.py is imported here: the rest takes seconds, and this must start at once.
+Of the trainer only trainer/storage/place.py is loaded here: the rest takes seconds, and this must start at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import re
@@ -26,8 +27,11 @@ from collections.abc import Callable, Sequence
 import children
 from children import Events
 
-sys.path.append(str(children.ROOT))
-from trainer.storage import place
+# By its file: its package imports jax, which the Python of a launcher need not have.
+_spec = importlib.util.spec_from_file_location('place', children.ROOT / 'trainer' / 'storage' / 'place.py')
+assert _spec is not None and _spec.loader is not None
+place = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(place)
 
 COMPLETE, USER_MISTAKE, DIVERGED = 0, 2, 3
 FINAL = (COMPLETE, USER_MISTAKE, DIVERGED)
@@ -91,13 +95,13 @@ def run(name: str, options: argparse.Namespace, args: Sequence[str], attempt: Ca
   if not workdir:
     print("error: --workdir is missing: name the directory of the run behind '--', as for the trainer", file=sys.stderr)
     return USER_MISTAKE
-  workdir = place.local_copy(workdir)
   policy = Policy(options.attempts, options.backoff_seconds, newest_step(workdir))
-  stop_file = os.path.join(workdir, STOP_FILE)
+  stop_file = os.path.join(place.local_copy(workdir), STOP_FILE)
   number = 0
   while True:
-    if os.path.lexists(stop_file):
-      _say(name, f'{stop_file} is there: remove it to go on')
+    # What lies in the copy of a bucket may be old until the trainer has looked there.
+    if os.path.lexists(stop_file) and (number or not place.is_remote(workdir)):
+      _say(name, f'{os.path.join(workdir, STOP_FILE)} is there: remove it to go on')
       return RUN_AGAIN
     if events.stopping:  # while no attempt was under way: all is saved as far as it could be
       return RUN_AGAIN
@@ -152,7 +156,7 @@ def find_flag(args: Sequence[str], name: str) -> str:
 
 def newest_step(workdir: str) -> int | None:
   """The newest complete checkpoint (trainer/checkpoint/layout.py says what that is); None where there is none."""
-  folder = os.path.join(workdir, _CHECKPOINTS)
+  folder = os.path.join(place.local_copy(workdir), _CHECKPOINTS)
   try:
     names = os.listdir(folder)
   except OSError:  # not there yet, or not to be read just now: no progress is to be seen, and that is all
