@@ -38,6 +38,8 @@ def test_one_device(run_trainer, tmp_path):
   assert found['compute']['model_flops_per_step_and_replica'] == 3 * 2 * 64 * (64 * 16 + 16 * 10)
   assert 0 < found['compute']['hfu'] < found['compute']['mfu'] < 1
   assert found['collective'] is None and found['save']['bytes'] > 4 * 64 * 16
+  assert [stage['name'] for stage in found['input']['stages']] == ['gather', 'augment']
+  assert found['input']['slowest_stage'] in done.stdout
   assert 'real input' in done.stdout and f'{speed["examples_per_second"]:,.0f} examples/s' in done.stdout
 
 
@@ -47,6 +49,7 @@ def test_two_devices_with_slices(run_trainer, tmp_path):
     run_trainer, tmp_path / 'new', *ANY, '--config.cluster.cpu_devices=2', '--config.optimizer.shard_state=True',
     '--config.data.source=synthetic',
   )  # fmt: skip
+  assert found['input']['stages'] == [] and found['input']['slowest_stage'] is None
   assert found['topology']['replicas'] == 2 and found['input']['real'] is None and found['input_share'] is None
   assert found['collective']['seconds'] > 0 and found['batch']['per_replica'] == 32
 

@@ -108,6 +108,22 @@ class Pipeline:
       batches = list(_built(self._train_share, everything, step).take(self._replicas))
     return [(batch['index'].numpy(), _not_finite(batch)) for batch in batches]
 
+  def stages(self) -> dict[str, tf.data.Dataset]:
+    """What one process feeds, up to each stage of it, in batches of one replica; empty where nothing is read.
+
+    Of a mixture those of `data.dataset`, as a share of each batch.
+    """
+    if not self._streams:
+      return {}
+    first = self._streams[0]
+    share = memory.Share(first.batch, 0, 1, self._replicas)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    with tf.device('CPU:0'):
+      found = _built(first.stages, share, self._finish if self._task.draws else None)
+    return {name: dataset.with_options(options) for name, dataset in found.items()}
+
   def corrupt(self, error: tf.errors.OpError) -> Exception:
     """What to raise where a step or an evaluation met one of DATA_ERRORS: the file it is in, or the error itself."""
     splits = (*(each.dataset.train for each in self._streams), self._dataset.evaluation)

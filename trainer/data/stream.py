@@ -102,6 +102,30 @@ class Stream:
     )
     return batches.prefetch(AHEAD * share.replicas)
 
+  def stages(
+    self, share: memory.Share, finish: Callable[[dict[str, Any], tf.Tensor], dict[str, Any]] | None
+  ) -> dict[str, tf.data.Dataset]:
+    """The input up to each of its stages, from the first batch on: what `share` gives is the last of them.
+
+    Args:
+      share: as for `share`.
+      finish: as for `share`; None: nothing is augmented.
+    """
+
+    def plain(batch: dict[str, Any], epoch: tf.Tensor) -> dict[str, Any]:
+      return batch
+
+    stages: dict[str, tf.data.Dataset] = {}
+    if self.source == 'memory':
+      stages['gather'] = self.share(share, 0, plain)
+    else:
+      read = lanes.stream(self.dataset.train.files, self.order, share.host, share.hosts, 0)
+      stages['read and shuffle'] = read.batch(share.replica_rows)
+      stages['decode and prepare'] = self.share(share, 0, plain)
+    if finish is not None:
+      stages['augment'] = self.share(share, 0, finish)
+    return stages
+
   @property
   def fingerprint(self) -> str:
     """What the order of the examples depends on, beside the seed and B_s."""

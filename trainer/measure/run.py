@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.measure import summary
+from trainer.measure import stages, summary
 from trainer.measure.load import Load
 from trainer.measure.summary import Window
 from trainer.runtime import agreement
@@ -79,6 +79,13 @@ class Measurement:
     others = load.others()
     batch, replicas = self.session.config.train.global_batch_size, self.session.cluster.replicas
     return {kind: summary.of_windows(found, batch, replicas) for kind, found in windows.items()}, others
+
+  def stages(self) -> list[dict[str, Any]]:
+    """What each stage of the run's input adds to the time of a batch, without training; see stages.py."""
+    session = self.session
+    return stages.measure(
+      session.pipeline.stages(), session.cluster.replicas, self.settings.window_seconds, self._between
+    )
 
   def single_steps(self) -> dict[str, Any]:
     """Steps with the input that the run would have, each with a return to the host."""

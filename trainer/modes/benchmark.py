@@ -20,6 +20,7 @@ from trainer.checkpoint import disk
 from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import RunAgain
 from trainer.measure import peaks, summary
+from trainer.measure import stages as stages_lib
 from trainer.measure.run import Measurement
 from trainer.plan import making
 from trainer.report import run_record, words
@@ -28,7 +29,7 @@ from trainer.train import session as session_lib
 from trainer.train.workdir import BENCHMARK, Workdir
 
 # Of benchmark.json; its fields are described in benchmark.schema.json beside this file.
-VERSION = 2
+VERSION = 3
 
 
 def run(command: Any) -> None:
@@ -81,6 +82,7 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
   inputs, others = measurement.inputs()
   step_seconds = inputs[measurement.own]['step_seconds']['median']
   single_steps = measurement.single_steps()
+  stages = measurement.stages()
   collective = measurement.collective(step_seconds)
   save = measurement.save(os.path.join(workdir, 'benchmark-checkpoint'), step_seconds)
   memory = measurement.memory()  # before the model is built a second time, to count operations
@@ -120,7 +122,13 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
     },
     'first_step': first,
     'warm_up': warm_up,
-    'input': {'source': session.pipeline.source, 'real': inputs.get('real'), 'repeated': inputs['repeated']},
+    'input': {
+      'source': session.pipeline.source,
+      'real': inputs.get('real'),
+      'repeated': inputs['repeated'],
+      'stages': stages,
+      'slowest_stage': stages_lib.slowest(stages),
+    },
     'input_share': summary.input_share(inputs['real'], inputs['repeated']) if 'real' in inputs else None,
     'single_steps': single_steps,
     'collective': collective,
@@ -179,6 +187,12 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
       rows.append((f'{kind} input', _speed(each, batch['tokens_per_example'])))
   if found['input_share'] is not None:
     rows.append(('', f'{found["input_share"]:.1%} of a step is input that is not ready (repeated against real)'))
+  if stages := found['input']['stages']:
+    own = ', '.join(f'{stage["name"]} {words.duration(stage["own_seconds"])}' for stage in stages)
+    rate = batch['global'] / stages[-1]['batch_seconds']
+    rows.append(
+      ('its stages', f'{own} of a batch; slowest: {found["input"]["slowest_stage"]}; alone, {words.rate(rate)}')
+    )
   single = found['single_steps']
   percentiles = ', '.join(f'{name} {words.duration(single[name])}' for name in ('p50', 'p90', 'p99'))
   rows.append(('one by one', f'{percentiles} of {single["steps"]} steps, each with a return to the host'))
