@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import ROOT, kill
+from tests.launch import pages
 from tests.storage import emulator, https
 from tests.storage.emulator import Fault, Storage
 from trainer.checkpoint import manifest
@@ -181,3 +182,11 @@ def test_two_workers_on_machines_of_their_own_are_killed_and_go_on(storage, envi
   assert process.returncode == 0, stderr[-3000:]
   assert arrays(storage.read('team/run/checkpoints/60/complete.json')).keys() == whole.keys()
   assert {'team/run/ledger.jsonl', 'team/run/ledger.worker1.jsonl'} <= set(storage.names())
+
+
+def test_the_page_s_command_is_one(storage, environment, run_trainer):
+  (command,) = pages.commands('object_storage')
+  program, *arguments = command.replace('gs://my-bucket', f'gs://{emulator.BUCKET}').split()
+  assert program == '.venv/bin/python' and arguments[:2] == ['-m', 'trainer']
+  run_trainer(*arguments[2:], '--mode=plan', env=environment(), check=True)
+  assert storage.names() == ['digits/plan.json']
