@@ -40,6 +40,7 @@ MODES = {
   'benchmark': 'measure how fast training is, and what stands in its way; keeps nothing but benchmark.json',
   'train': 'train to train.steps with evaluation in between; the same command resumes',
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
+  'continuous_eval': 'evaluate each checkpoint of a run that may be under way, once, until training is complete',
   'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',
   'predict': 'print what one checkpoint makes of the evaluation split, a JSON object per example',
 }

@@ -127,6 +127,18 @@ class Workdir:
       try:
         self.scratch()
         self.steps = Steps(self._bucket, self.file(CHECKPOINTS), writer=False)
+      except OSError as error:
+        raise self._unusable(error) from error
+      self.refresh()
+
+  def refresh(self) -> None:
+    """Looks again at what the bucket has, after `read`: its config, and which checkpoints count.
+
+    Raises:
+      ConfigError: the bucket cannot be read.
+    """
+    if self._bucket is not None and self.steps is not None:
+      try:
         self.steps.sync()
         Mirror(self._bucket, self.path, sync_seconds=self._storage.sync_seconds).fetch(only=(CONFIG,))
       except OSError as error:
@@ -159,6 +171,22 @@ class Workdir:
       durable.replace(self.file(name), text.encode())
     except OSError as error:
       raise self._unusable(error) from error
+
+  def text(self, name: str) -> str:
+    """What a small file holds, as it is now; '' where there is none.
+
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    try:
+      if self._bucket is not None:
+        return (self._bucket.read(name) or b'').decode()
+      with open(self.file(name)) as file:
+        return file.read()
+    except FileNotFoundError:
+      return ''
+    except (OSError, ValueError) as error:
+      raise ConfigError(f'{self.shown(name)} cannot be read ({error}): set it right, or move it away') from error
 
   def earlier_config(self) -> dict[str, Any] | None:
     """The effective config of the last attempt, or None where there was none.
