@@ -89,6 +89,14 @@ def test_a_broken_rule_is_one_line_with_the_fix(changes, expected):
   assert expected in complaint(**changes)
 
 
+def test_credentials_are_refused_and_not_repeated():
+  config = good()
+  config.data.data_dir = 's3://key:SECRET@bucket/tfds'
+  with pytest.raises(ConfigError, match=r'data\.data_dir is an address with a user or a password in it') as caught:
+    config_lib.check(config)
+  assert 'SECRET' not in str(caught.value)
+
+
 def test_an_int_is_good_where_a_float_is_asked_for():
   config_lib.check(good(optimizer__learning_rate=1))
 

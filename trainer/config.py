@@ -12,6 +12,7 @@ from __future__ import annotations
 import fractions
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least, fraction, nearest, one_of, shares
 from trainer.optim import optimizers, rounding, schedules, sharding
 from trainer.storage import bucket
+
+_CREDENTIALS = re.compile(r'://[^/\s]*@')
 
 # Field(default, meaning, rule, fixed=True where a change on resume would break the run)
 SECTIONS: dict[str, dict[str, Field]] = {
@@ -204,6 +207,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     value = present[path]
     if not _fits(value, field.default):
       raise ConfigError(f'{path}={value!r} is of type {type(value).__name__}, must be {type(field.default).__name__}')
+    # Not even the error may repeat it: it is written to config.json, run.json and logs otherwise.
+    if isinstance(value, str) and _CREDENTIALS.search(value):
+      raise ConfigError(f'{path} is an address with a user or a password in it: give credentials by the environment')
     complaint = field.rule(value) if field.rule else ''
     if complaint:
       raise ConfigError(f'{path}={value!r} {complaint}')

@@ -11,7 +11,7 @@ import pytest
 
 from trainer.errors import ConfigError
 from trainer.storage import lease as lease_lib
-from trainer.storage.bucket import Bucket
+from trainer.storage.bucket import Bucket, BucketError
 from trainer.storage.lease import LOCK, Lease
 
 
@@ -112,3 +112,13 @@ def test_a_lock_that_is_no_json_is_somebody_s(bucket, clock):
   clock.on_sleep = lambda: bucket.write(LOCK, secrets.token_bytes(4))
   with pytest.raises(ConfigError, match='another process'):
     Lease(bucket, 60, clock.sleep).take(print)
+
+
+def test_a_renewal_whose_answer_was_lost_loses_nothing(bucket, clock, monkeypatch):
+  lease = Lease(bucket, 60, clock.sleep)
+  lease.take(print)
+  with monkeypatch.context() as patched:
+    patched.setattr(bucket, 'write', lambda name, contents: (_ for _ in ()).throw(BucketError('no answer')))
+    with pytest.raises(BucketError):
+      lease.renew()
+  assert lease.renew() == ''

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +34,7 @@ class Lease:
     self._bucket, self._seconds, self._sleep = bucket, seconds, sleep
     self._token, self._count, self._held = secrets.token_hex(8), 0, False
     self._since = time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())
-    self._renewed = 0.0
+    self._renewing = threading.Lock()
 
   def take(self, say: Callable[[str], None]) -> None:
     """Takes the lock; waits for one that may have been left behind.
@@ -52,28 +53,34 @@ class Lease:
         self._wait_for_silence(before)
       self._bucket.write(LOCK, self._text())
       self._sleep(self._seconds * _SETTLED)
-      if (now := self._bucket.read(LOCK)) != self._text():
+      if not self._is_ours(now := self._bucket.read(LOCK)):
         raise ConfigError(self._taken(now or b''))
-    self._held, self._renewed = True, time.monotonic()
+    self._held = True
+
+  @property
+  def period(self) -> float:
+    """Seconds from one renewal to the next."""
+    return self._seconds / _RENEWALS
 
   def renew(self) -> str:
-    """Renews the lock where that is due. Returns who else holds it now; '' while it is ours."""
-    if not self._held or time.monotonic() - self._renewed < self._seconds / _RENEWALS:
+    """Renews the lock. Returns who else holds it now; '' while it is ours. For any thread."""
+    with self._renewing:
+      if not self._held:
+        return ''
+      now = self._bucket.read(LOCK)
+      if not self._is_ours(now):
+        self._held = False
+        return _owner(now or b'')
+      self._count += 1
+      self._bucket.write(LOCK, self._text())
       return ''
-    now = self._bucket.read(LOCK)
-    if now != self._text():
-      self._held = False
-      return _owner(now or b'')
-    self._count += 1
-    self._bucket.write(LOCK, self._text())
-    self._renewed = time.monotonic()
-    return ''
 
   def release(self) -> None:
     """Gives the lock back, if it is ours."""
-    if self._held and self._bucket.read(LOCK) == self._text():
-      self._bucket.delete([LOCK])
-    self._held = False
+    with self._renewing:
+      if self._held and self._is_ours(self._bucket.read(LOCK)):
+        self._bucket.delete([LOCK])
+      self._held = False
 
   def _wait_for_silence(self, before: bytes) -> None:
     pause = self._seconds / (2 * _RENEWALS)
@@ -85,6 +92,10 @@ class Lease:
         return
       if now != before:
         raise ConfigError(self._taken(now))
+
+  def _is_ours(self, text: bytes | None) -> bool:
+    """By its token: whether a renewal that failed was written is not known."""
+    return text is not None and _parsed(text).get('token') == self._token
 
   def _taken(self, text: bytes) -> str:
     return f'--workdir={self._bucket.url} is in use by {_owner(text)}: wait for it, or name another'

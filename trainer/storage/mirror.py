@@ -57,7 +57,7 @@ class Mirror:
     self._resting: dict[str, float] = {}  # name -> until when
     self._asked: set[str] = set()
     self._pushing, self._ended = threading.Lock(), threading.Event()
-    self._thread: threading.Thread | None = None
+    self._threads: list[threading.Thread] = []
 
   def fetch(self, only: tuple[str, ...] = ()) -> None:
     """Makes the folder what the bucket has; a file here that goes on where the bucket's ends is kept.
@@ -91,8 +91,11 @@ class Mirror:
 
   def start(self) -> None:
     """Begins to copy, to look for what others ask, and to renew the lock, in the background."""
-    self._thread = threading.Thread(target=self._run, name='mirror', daemon=True)
-    self._thread.start()
+    self._threads = [threading.Thread(target=self._run, name='mirror', daemon=True)]
+    if self._lease:  # not behind a large file
+      self._threads.append(threading.Thread(target=self._renew, args=(self._lease,), name='lease', daemon=True))
+    for thread in self._threads:
+      thread.start()
 
   def push(self, *, all_of_it: bool = True) -> None:
     """Copies what has changed to the bucket.
@@ -125,11 +128,22 @@ class Mirror:
         self._pushed[name] = state
         self._resting[name] = time.monotonic() + _REST * (time.monotonic() - began)
 
+  def before_marker(self) -> None:
+    """What has to be true before a checkpoint counts: all else that it goes with is there, and the run is still ours.
+
+    Raises:
+      BucketError: the bucket refuses, or another has taken over the run.
+    """
+    self.push()
+    if self._lease and (owner := self._lease.renew()):
+      self._on_lost(owner)
+      raise BucketError(f'{owner} has taken over {self._bucket.url}')
+
   def close(self) -> None:
     """Copies what is left and gives the lock back; says so if the bucket refuses."""
     self._ended.set()
-    if self._thread is not None:
-      self._thread.join()
+    for thread in self._threads:
+      thread.join()
     try:
       self.push()
       if self._lease:
@@ -142,15 +156,21 @@ class Mirror:
     period = min(_ASK_SECONDS, self._sync_seconds)
     while not self._ended.wait(period):
       try:
-        if self._lease and (owner := self._lease.renew()):
-          self._on_lost(owner)
-          return
         self._ask()
         if time.monotonic() - pushed >= self._sync_seconds:
           self.push(all_of_it=False)
           pushed = time.monotonic()
       except OSError as error:  # a run does not end because a copy of its metrics is late
         logging.warning('%s: tried again later', error)
+
+  def _renew(self, lease: Lease) -> None:
+    while not self._ended.wait(lease.period):
+      try:
+        if owner := lease.renew():
+          self._on_lost(owner)
+          return
+      except OSError as error:
+        logging.warning('the lock of the run could not be renewed: %s', error)
 
   def _ask(self) -> None:
     """Puts here what somebody has put into the bucket; what has gone on one side goes on the other."""

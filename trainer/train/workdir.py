@@ -245,12 +245,12 @@ class Workdir:
       self._bucket,
       self.path,
       sync_seconds=self._storage.sync_seconds,
-      asks=(STOP_FILE, PROFILE_FILE) if writer else (),
+      asks=(STOP_FILE, PROFILE_FILE) if writer else (STOP_FILE,),
       lease=lease,
       on_lost=on_lost,
     )
     self._mirror.fetch(only)
-    self.steps = Steps(self._bucket, self.file(CHECKPOINTS), writer=writer, before_marker=self._mirror.push)
+    self.steps = Steps(self._bucket, self.file(CHECKPOINTS), writer=writer, before_marker=self._mirror.before_marker)
     self.steps.sync()
     self._mirror.start()
 
