@@ -8,7 +8,8 @@ There is no wait after an attempt that made progress. Otherwise the wait is --ba
 and so on up to a minute; progress begins it anew. There is no restart after SIGTERM, SIGINT or SIGHUP, nor
 while the file STOP lies in the work directory.
 
-Of a run in a bucket, the trainer's copy on this machine is looked at.
+Of a run in a bucket, the trainer's copy on this machine is looked at. Before the first attempt that may be out of date,
+and the trainer itself looks for STOP in the bucket.
 
 Of the trainer only trainer/storage/place.py is imported here: the rest takes seconds, and this must start at once.
 """
@@ -89,13 +90,14 @@ def run(name: str, options: argparse.Namespace, args: Sequence[str], attempt: Ca
   if not workdir:
     print("error: --workdir is missing: name the directory of the run behind '--', as for the trainer", file=sys.stderr)
     return USER_MISTAKE
+  remote, shown = place.is_remote(workdir), f'{workdir.rstrip("/")}/{STOP_FILE}'
   workdir = place.local_copy(workdir)
   policy = Policy(options.attempts, options.backoff_seconds, newest_step(workdir))
   stop_file = os.path.join(workdir, STOP_FILE)
   number = 0
   while True:
-    if os.path.lexists(stop_file):
-      _say(name, f'{stop_file} is there: remove it to go on')
+    if os.path.lexists(stop_file) and (number or not remote):
+      _say(name, f'{shown} is there: remove it to go on')
       return RUN_AGAIN
     if events.stopping:  # while no attempt was under way: all is saved as far as it could be
       return RUN_AGAIN
@@ -141,6 +143,11 @@ def find_workdir(args: Sequence[str]) -> str:
     elif argument.startswith(('--workdir=', '-workdir=')):
       found = argument.partition('=')[2]
   return found
+
+
+def is_in_bucket(workdir: str) -> bool:
+  """Whether a work directory is a folder in a bucket of Google's storage."""
+  return bool(re.fullmatch('gs://[a-z0-9][-_.a-z0-9]+[a-z0-9](/[^/]+)+/?', workdir))
 
 
 def newest_step(workdir: str) -> int | None:
