@@ -176,6 +176,22 @@ def test_a_node_that_is_preempted_is_deleted_and_created_again(launch):
   assert calls.count('tpu-vm delete') == 1
 
 
+def test_what_a_new_machine_finds_in_the_bucket_is_no_progress(launch):
+  """Its copy of the run is empty until the trainer has begun, and then as far as that of the machine before."""
+  scenario = {
+    'tpu-vm describe': [READY, ABSENT, ABSENT, READY, ABSENT, ABSENT, READY, ABSENT],
+    'tpu-vm ssh status': [FRESH, said(step=5), DEAD, FRESH, said(), DEAD, FRESH, said(), said(step=5), DEAD],
+  }
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', '--spot', '--attempts=2', scenario=scenario)
+  assert code == 75
+  assert short(asked).count('tpu-vm ssh start') == 3
+  told = [line for line in stderr if 'the TPU is gone' in line]
+  assert told == [
+    *['launch_tpu: the TPU is gone, newest checkpoint: step 5; going on in 0 s'] * 2,
+    'launch_tpu: giving up: the TPU is gone; no progress in 2 attempts in a row',
+  ]
+
+
 @pytest.mark.parametrize('code', [0, 2, 3])
 def test_a_run_that_ends_for_good_is_not_started_again(launch, code):
   scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH, ended(code)]}
