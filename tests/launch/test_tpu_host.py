@@ -282,20 +282,29 @@ def test_preflight_reads_the_data_as_tensorflow_does(preflight, monkeypatch):
 
   config = ['--config=configs/digits_mlp.py', '--workdir=/a']
 
-  def data(directory: str) -> str:
+  def data(directory: str, *more: str) -> str:
     found = {}
-    assert preflight.config([*config, f'--config.data.data_dir={directory}'], found) == 'the arguments make a config'
+    args = [*config, f'--config.data.data_dir={directory}', *more]
+    assert preflight.config(args, found) == 'the arguments make a config'
     return preflight.data(found)
 
   with pytest.raises(preflight.NotApplicable, match='/data is on this machine'):
     data('/data')
   assert 'gs' in tf.io.gfile.get_registered_schemes()  # without a further package
   tf.io.gfile.makedirs('ram://data/digits')
-  with pytest.raises(preflight.Fault, match='ram://data/digits is empty'):
-    data('ram://data/digits')
+  for directory in ('ram://data/digits', 'ram://none'):
+    assert data(directory) == f'{directory} is empty: the run prepares its data there'
+    with pytest.raises(preflight.Fault, match=f'{directory} is empty: mend data.data_dir'):
+      data(directory, '--config.data.dataset=mnist')
   assert data('ram://data') == 'ram://data can be read'
-  with pytest.raises(preflight.Fault, match=r'ram://none cannot be read \(.*\): mend data.data_dir, or ask for access'):
-    data('ram://none')
+  with monkeypatch.context() as patch:
+
+    def refuse(path: str) -> bool:
+      raise tf.errors.PermissionDeniedError(None, None, 'no\naccess')
+
+    patch.setattr(tf.io.gfile, 'exists', refuse)
+    with pytest.raises(preflight.Fault, match=r'ram://data cannot be read \(no access\): mend data.data_dir, or ask'):
+      data('ram://data')
   monkeypatch.setattr(tf.io.gfile, 'get_registered_schemes', lambda: ['file', ''])
   with pytest.raises(preflight.Fault, match=r"this TensorFlow reads no gs://: .venv/bin/pip install 'tensorflow\[gcs"):
     data('gs://bucket/data')
