@@ -253,12 +253,13 @@ def test_a_pod_whose_environment_makes_no_sense(variables, line):
   assert done.stderr.count('\n') == 1
 
 
-@pytest.mark.parametrize('named', ['', 'gs://bucket/run', 'gs://bucket/run/'])
+@pytest.mark.parametrize('named', ['', 'gs://bucket{}', 'gs://bucket{}/'])
 def test_health_is_a_fresh_heartbeat(tmp_path, monkeypatch, named):
   """With a process that is called as the trainer is."""
   (tmp_path / 'trainer').mkdir()
   (tmp_path / 'trainer' / '__main__.py').write_text('print(flush=True); import signal; signal.pause()')
   monkeypatch.setenv('TRAINER_SCRATCH', str(tmp_path))
+  named = named.format(tmp_path)  # of this test alone: processes are looked for by it
   workdir = named or f'{tmp_path}/run'
   folder = pathlib.Path(f'{place.local_copy(named)}.worker-3' if named else workdir)
   folder.mkdir()
