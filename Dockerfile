@@ -17,6 +17,8 @@ COPY --chown=1000:1000 requirements requirements
 COPY --chown=1000:1000 scripts/environment.sh scripts/
 COPY --chown=1000:1000 trainer/__init__.py trainer/
 RUN bash -c 'set -euo pipefail; source scripts/environment.sh; prepare_environment run; rm .venv/install.log'
+# For a work directory in a bucket: gs://BUCKET/RUN. The pins of tpu.txt are those of the others, and more.
+RUN .venv/bin/python -m pip --disable-pip-version-check --no-input install --constraint requirements/tpu.txt gcsfs
 COPY --chown=1000:1000 scripts scripts
 COPY --chown=1000:1000 configs configs
 COPY --chown=1000:1000 trainer trainer

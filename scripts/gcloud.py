@@ -67,7 +67,7 @@ class Tpu:
     argv += [f'--node-id={self.name}'] if self.queued else []
     argv.append(f'--accelerator-type={self.type}')
     argv.append(f'--{"runtime-version" if self.queued else "version"}={self.image}')
-    # A bucket can be mounted and written to only with this scope; what is allowed is up to the service account.
+    # A bucket can be written to only with this scope; what is allowed is up to the service account.
     argv.append('--scopes=https://www.googleapis.com/auth/cloud-platform')
     argv += [f'--service-account={self.service_account}'] if self.service_account else []
     argv += ['--spot'] if self.spot else []

@@ -15,12 +15,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from typing import Any
 
+import children
 import restarts
 import tpu_types
 
-MOUNT = '/workdir'  # where the volume is
+sys.path.append(str(children.ROOT))
+from trainer.storage import place
+
+MOUNT = '/workdir'  # where the claim's volume is
+SCRATCH = '/scratch'  # where the copy of a run in a bucket is
 PORT = 2222
 CONTAINER = 'trainer'
 # Beyond --grace_seconds: supervise and the interpreter have to end too.
@@ -36,13 +42,12 @@ class Values:
   Attributes:
     name: of the Job or JobSet, and of the Service.
     image: of the container.
-    args: the trainer's arguments, with a --workdir below MOUNT.
+    args: the trainer's arguments, with a --workdir in a bucket, or below MOUNT.
     namespace: '' for that of kubectl.
     workers: pods.
     gpus: for each pod.
     tpu: type of a TPU of one host; None: GPUs, or none.
-    claim: of the volume that all pods write to; '' where there is a bucket.
-    bucket: of Google's storage, mounted by its driver; '' where there is a claim.
+    claim: of the volume that all pods write to; '' for a run in a bucket.
     grace_seconds: from SIGTERM to the end of a pod, for a save.
     attempts: fruitless ones in a row after which supervise gives up.
     backoff_limit: ends of pods that count before the Job has failed.
@@ -60,7 +65,6 @@ class Values:
   gpus: int = 0
   tpu: tpu_types.TpuType | None = None
   claim: str = ''
-  bucket: str = ''
   grace_seconds: int = 120
   attempts: int = 10
   backoff_limit: int = 5
@@ -145,14 +149,8 @@ def _job_spec(values: Values) -> dict[str, Any]:
     'podFailurePolicy': pod_failure_policy(),
     # A pod is replaced when it has ended, not while it still saves.
     'podReplacementPolicy': 'Failed',
-    'template': {'metadata': _pod_metadata(values), 'spec': _pod_spec(values)},
+    'template': {'metadata': {'labels': {'app.kubernetes.io/name': 'tf-trainer'}}, 'spec': _pod_spec(values)},
   }
-
-
-def _pod_metadata(values: Values) -> dict[str, Any]:
-  labels = {'labels': {'app.kubernetes.io/name': 'tf-trainer'}}
-  # Google's driver puts a container into each pod that asks for a bucket by this.
-  return {**labels, **({'annotations': {'gke-gcsfuse/volumes': 'true'}} if values.bucket else {})}
 
 
 def _pod_spec(values: Values) -> dict[str, Any]:
@@ -193,6 +191,8 @@ def _container(values: Values) -> dict[str, Any]:
   env = [{'name': 'TRAINER_WORKERS', 'value': str(values.workers)}]
   if values.workers > 1:
     env.append({'name': 'TRAINER_HOSTS', 'value': f'{values.name}-INDEX.{values.name}:{PORT}'})
+  if not values.claim:
+    env.append({'name': place.SCRATCH, 'value': SCRATCH})
   container = {
     'name': CONTAINER,
     'image': values.image,
@@ -203,19 +203,21 @@ def _container(values: Values) -> dict[str, Any]:
     'resources': {'requests': dict(limits), 'limits': limits},
     # Not a kill at the first silence: three looks, a minute apart.
     'livenessProbe': {'exec': {'command': health}, 'periodSeconds': 60, 'timeoutSeconds': 20, 'failureThreshold': 3},
-    'volumeMounts': [{'name': 'workdir', 'mountPath': MOUNT}, {'name': 'shm', 'mountPath': '/dev/shm'}],
+    'volumeMounts': [_mount(values), {'name': 'shm', 'mountPath': '/dev/shm'}],
   }
   if values.workers > 1:
     container['ports'] = [{'name': 'tensorflow', 'containerPort': PORT}]
   return container
 
 
+def _mount(values: Values) -> dict[str, Any]:
+  return {'name': 'workdir', 'mountPath': MOUNT} if values.claim else {'name': 'scratch', 'mountPath': SCRATCH}
+
+
 def _volume(values: Values) -> dict[str, Any]:
   if values.claim:
     return {'name': 'workdir', 'persistentVolumeClaim': {'claimName': values.claim}}
-  options = f'implicit-dirs,rename-dir-limit=100000,uid={values.user},gid={values.user}'
-  attributes = {'bucketName': values.bucket, 'mountOptions': options}
-  return {'name': 'workdir', 'csi': {'driver': 'gcsfuse.csi.storage.gke.io', 'volumeAttributes': attributes}}
+  return {'name': 'scratch', 'emptyDir': {}}
 
 
 def to_yaml(documents: list[dict[str, Any]]) -> str:

@@ -8,7 +8,8 @@ There is no wait after an attempt that made progress. Otherwise the wait is --ba
 and so on up to a minute; progress begins it anew. There is no restart after SIGTERM, SIGINT or SIGHUP, nor
 while the file STOP lies in the work directory.
 
-Of a run in a bucket, the trainer's copy on this machine is looked at.
+Of a run in a bucket, the trainer's copy on this machine is looked at. Before the first attempt that may be out of date,
+and the trainer itself looks for STOP in the bucket.
 
 Of the trainer only trainer/storage/place.py is loaded here: the rest takes seconds, and this must start at once.
 """
@@ -152,6 +153,11 @@ def find_flag(args: Sequence[str], name: str) -> str:
     elif argument.startswith((f'--{name}=', f'-{name}=')):
       found = argument.partition('=')[2]
   return found
+
+
+def is_in_bucket(workdir: str) -> bool:
+  """Whether a work directory is a folder in a bucket of Google's storage."""
+  return bool(re.fullmatch('gs://[a-z0-9][-_.a-z0-9]+[a-z0-9](/[^/]+)+/?', workdir))
 
 
 def newest_step(workdir: str) -> int | None:

@@ -86,7 +86,7 @@ def check_run(options: argparse.Namespace, args: list[str], kind: tpu_types.TpuT
   if not workdir:
     raise Mistake("--workdir is missing: name the directory of the run behind '--', as in --workdir=gs://BUCKET/RUN")
   if workdir.startswith('gs://'):
-    if not re.fullmatch('gs://[a-z0-9][-_.a-z0-9]+[a-z0-9](/[^/]+)+/?', workdir):
+    if not restarts.is_in_bucket(workdir):
       raise Mistake(f'--workdir={workdir} needs a bucket and a folder, as in gs://BUCKET/RUN')
     return
   fix = 'name a bucket, as in --workdir=gs://BUCKET/RUN'

@@ -21,6 +21,7 @@ import yaml
 from tests.launch import pages
 from trainer import errors
 from trainer.report import ledger
+from trainer.storage import place
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).parent
@@ -36,7 +37,9 @@ GPUS = (
   '--memory=200Gi',
   '--cpu=32',
 )
-TPU = ('digits', '--image=registry.example/t:1', '--tpu=v5litepod-8', '--bucket=my-bucket', '--service_account=trainer')
+TPU = ('digits', '--image=registry.example/t:1', '--tpu=v5litepod-8', '--service_account=trainer')
+IN_BUCKET = ('--', '--config=configs/digits_cnn.py', '--workdir=gs://my-bucket/digits')
+PODS = ('digits', '--image=registry.example/t:1', '--workers=2')
 ONE = ('digits', '--image=registry.example/t:1', '--claim=runs', '--namespace=training')
 
 sys.path.insert(0, str(ROOT / 'scripts'))
@@ -70,9 +73,13 @@ def job_of(made: list[dict]) -> dict:
 
 
 @pytest.mark.parametrize('version', VERSIONS)
-@pytest.mark.parametrize('options', [GPUS, TPU, ONE], ids=['gpus', 'tpu', 'one'])
+@pytest.mark.parametrize(
+  'options',
+  [(*GPUS, *ARGS), (*TPU, *IN_BUCKET), (*ONE, *ARGS), (*PODS, *IN_BUCKET)],
+  ids=['gpus', 'tpu', 'one', 'pods'],
+)
 def test_manifests_have_what_the_schemas_of_the_api_want_and_nothing_else(options, version):
-  made = objects(*options, *ARGS)
+  made = objects(*options)
   for thing in made:
     if thing['kind'] == 'JobSet':
       jsonschema.validate(thing, json.loads((HERE / 'jobset_schema.json').read_text()))
@@ -117,7 +124,7 @@ def test_workers_with_gpus():
 
 
 def test_a_tpu_of_one_host():
-  (job_set,) = objects(*TPU, *ARGS)
+  (job_set,) = objects(*TPU, *IN_BUCKET)
   pod = job_of([job_set])['spec']['template']['spec']
   assert pod['nodeSelector'] == {
     'cloud.google.com/gke-tpu-accelerator': 'tpu-v5-lite-podslice',
@@ -126,6 +133,20 @@ def test_a_tpu_of_one_host():
   assert pod['containers'][0]['resources']['limits'] == {'google.com/tpu': '8'}
   assert '--config.cluster.strategy=tpu' in pod['containers'][0]['args']
   assert job_set['spec']['failurePolicy']['rules'][0]['action'] == 'FailJobSet'
+
+
+def test_a_run_in_a_bucket_needs_no_volume_but_room_for_its_copy():
+  _, job = objects(*PODS, *IN_BUCKET)
+  pod = job['spec']['template']['spec']
+  (container,) = pod['containers']
+  assert pod['volumes'] == [{'name': 'scratch', 'emptyDir': {}}, {'name': 'shm', 'emptyDir': {'medium': 'Memory'}}]
+  assert container['volumeMounts'][0] == {'name': 'scratch', 'mountPath': '/scratch'}
+  assert {'name': 'TRAINER_SCRATCH', 'value': '/scratch'} in container['env']
+  assert IN_BUCKET[2] in container['args'] and IN_BUCKET[2] in container['livenessProbe']['exec']['command']
+  (job,) = objects(*ONE, *ARGS)
+  pod = job['spec']['template']['spec']
+  assert pod['volumes'][0] == {'name': 'workdir', 'persistentVolumeClaim': {'claimName': 'runs'}}
+  assert 'TRAINER_SCRATCH' not in str(job)
 
 
 def test_a_grace_of_the_user_is_kept():
@@ -232,13 +253,17 @@ def test_a_pod_whose_environment_makes_no_sense(variables, line):
   assert done.stderr.count('\n') == 1
 
 
-def test_health_is_a_fresh_heartbeat(tmp_path):
+@pytest.mark.parametrize('named', ['', 'gs://bucket{}', 'gs://bucket{}/'])
+def test_health_is_a_fresh_heartbeat(tmp_path, monkeypatch, named):
   """With a process that is called as the trainer is."""
   (tmp_path / 'trainer').mkdir()
   (tmp_path / 'trainer' / '__main__.py').write_text('print(flush=True); import signal; signal.pause()')
-  workdir = tmp_path / 'run'
-  workdir.mkdir()
-  beat = workdir / ledger.heartbeat_name(3)
+  monkeypatch.setenv('TRAINER_SCRATCH', str(tmp_path))
+  named = named.format(tmp_path)  # of this test alone: processes are looked for by it
+  workdir = named or f'{tmp_path}/run'
+  folder = pathlib.Path(f'{place.local_copy(named)}.worker-3' if named else workdir)
+  folder.mkdir()
+  beat = folder / ledger.heartbeat_name(3)
 
   def healthy(*options: str) -> int:
     command = [sys.executable, ROOT / 'scripts' / 'healthy', f'--workdir={workdir}', '--seconds=0.5', *options]
@@ -315,9 +340,14 @@ def test_two_pods_one_of_which_is_lost_and_made_anew(tmp_path, free_ports):
     ((*ONE, '--memory=much'), ARGS, '--memory=much is malformed: write it as in 32Gi'),
     ((*ONE, '--cpu=8 cores'), ARGS, '--cpu=8 cores is malformed'),
     ((*ONE, '--namespace=A'), ARGS, '--namespace=A is malformed'),
-    ((*ONE, '--bucket=gs://b'), ARGS, '--bucket=gs://b is malformed'),
-    ((*ONE, '--bucket=bucket'), ARGS, 'name one volume for the work directory'),
-    (('digits', '--image=i'), ARGS, 'name one volume for the work directory'),
+    (
+      ONE,
+      IN_BUCKET,
+      '--workdir=gs://my-bucket/digits needs no --claim=runs: leave that out, or write --',
+    ),
+    (PODS, ARGS, '--workdir=/workdir/digits would go with its pod: write --workdir=gs://BUCKET/digits, or --workdir='),
+    (PODS, ARGS[:2], '--workdir is missing: write --workdir=gs://BUCKET/digits, or --workdir=/workdir/digits and --'),
+    (PODS, (*ARGS[:2], '--workdir=gs://bucket'), '--workdir=gs://bucket needs a bucket and a folder, as in gs://'),
     (ONE, ('--', '--config=c.py', '--workdir=runs/a'), '--workdir=runs/a is not on the volume'),
     (ONE, ('--', '--config=c.py', '--workdir=/workdir/../a'), '--workdir=/workdir/../a is not on the volume'),
     (ONE, ('--', '--workdir=/workdir/a'), '--config is missing'),
@@ -347,7 +377,7 @@ def test_apply_hands_the_manifests_to_kubectl(tmp_path):
   assert (tmp_path / 'argv').read_text() == 'apply --filename=-\n'
   assert (tmp_path / 'stdin').read_text() == (tmp_path / 'file').read_text() == launch(*ONE, *ARGS)[1]
   kubectl.write_text('#!/bin/sh\necho \'error: no matches for kind "JobSet" in version "x"\' >&2\nexit 1\n')
-  code, _, stderr = launch(*TPU, '--apply', *ARGS, PATH=path)
+  code, _, stderr = launch(*TPU, '--apply', *IN_BUCKET, PATH=path)
   assert code == 2
   assert re.fullmatch('error: kubectl apply: no matches for kind "JobSet".*; is JobSet installed there.*\n', stderr)
   code, _, stderr = launch(*ONE, '--apply', *ARGS, PATH='/nowhere')

@@ -4,95 +4,36 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
-from tests.launch import pages
+from tests.launch.cloud import (
+  ABSENT,
+  ACTIVE,
+  DEAD,
+  FRESH,
+  PROVISIONING,
+  READY,
+  RUN,
+  SUSPENDED,
+  WAITING,
+  WHERE,
+  ended,
+  said,
+  short,
+  start,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).parent
-LAUNCHER = ROOT / 'scripts' / 'launch_tpu'
-WHERE = ('--zone=us-west4-a', '--project=rain')
-RUN = ('--config=configs/digits_cnn.py', '--workdir=gs://bucket/run')
 CASES = {
   'v5litepod-8': ('--type=v5litepod-8',),
   'v5litepod-256': ('--type=v5litepod-256', '--reserved'),
   'spot_queued': ('--type=v5litepod-8', '--spot', '--queued', '--delete_when_done'),
 }
-READY = [0, json.dumps({'state': 'READY'}), '']
-ABSENT = [1, '', 'ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource projects/rain/... was not found\n']
-ACTIVE = [0, json.dumps({'state': {'state': 'ACTIVE'}}), '']
-SUSPENDED = [0, json.dumps({'state': {'state': 'SUSPENDED', 'stateInitiator': 'SERVICE'}}), '']
-PROVISIONING = [0, json.dumps({'state': {'state': 'PROVISIONING'}}), '']
-WAITING = [0, json.dumps({'state': {'state': 'WAITING_FOR_RESOURCES'}}), '']
-DEAD = [
-  255,
-  '',
-  'ssh: connect to host 10.0.0.2 port 22: Connection timed out\nERROR: (gcloud...) [/usr/bin/ssh] exited\n',
-]
-FRESH = [0, '', '']  # nothing of ours is on the machine
-QUOTA = "Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 4 in zone us-west4-a"
-STOCKOUT = (
-  'ERROR: (gcloud.compute.tpus.tpu-vm.create) {\n  "code": 8,\n  "message": "There is no more capacity in the zone '
-  '\\"us-west4-a\\"; you can try in another zone where Cloud TPU Nodes are offered [EID: 0x1]"\n}\n'
-)
-
-
-def said(log: str = '', **values) -> list:
-  """An answer of tpu_host status."""
-  state = {'running': True, 'code': None, 'started': True, 'step': None, 'stopped': False, 'offset': 0, 'more': False}
-  return [0, json.dumps({**state, **values}) + '\n' + log, '']
-
-
-def ended(code: int | None, step: int | None = 10, log: str = '', **values) -> list:
-  return said(log, running=False, code=code, step=step, **values)
-
-
-@pytest.fixture
-def launch(tmp_path):
-  """A function that runs the launcher in a scenario: (exit code, stdout, lines of stderr, what gcloud was asked)."""
-
-  def run(*args: str, scenario: dict[str, list] | None = None, **variables: str):
-    (tmp_path / 'scenario.json').write_text(json.dumps(scenario or {}))
-    env = {
-      **os.environ,
-      'PATH': f'{HERE / "programs"}:{os.environ["PATH"]}',
-      'GCLOUD_DOUBLE': str(tmp_path),
-      **variables,
-    }
-    done = subprocess.run(
-      [sys.executable, LAUNCHER, *args], env=env, capture_output=True, text=True, check=False, timeout=60
-    )
-    calls = tmp_path / 'calls.jsonl'
-    asked = [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
-    lines = [line for line in done.stderr.splitlines() if 'warning: what is not committed' not in line]
-    return done.returncode, done.stdout, lines, asked
-
-  return run
-
-
-def start(launch, *options: str, scenario: dict[str, list], args: tuple[str, ...] = RUN):
-  options = ('--poll_seconds=0', '--backoff_seconds=0', *options)
-  return launch('run', 'demo', *WHERE, *options, '--', *args, scenario=scenario)
-
-
-def short(asked: list[list[str]]) -> list[str]:
-  """Calls as in 'tpu-vm create' and 'tpu-vm ssh start'."""
-  names = []
-  for argv in asked:
-    words = argv[3:5]
-    for word in ('setup', 'serve', 'preflight', 'start', 'status', 'stop'):
-      if any(argument.startswith('--command=') and f'tpu_host {word}' in argument for argument in argv):
-        words = [*words, word]
-        break
-    names.append(' '.join(words))
-  return names
 
 
 def settled(line: str) -> str:
@@ -235,6 +176,22 @@ def test_a_node_that_is_preempted_is_deleted_and_created_again(launch):
   assert calls.count('tpu-vm delete') == 1
 
 
+def test_what_a_new_machine_finds_in_the_bucket_is_no_progress(launch):
+  """Its copy of the run is empty until the trainer has begun, and then as far as that of the machine before."""
+  scenario = {
+    'tpu-vm describe': [READY, ABSENT, ABSENT, READY, ABSENT, ABSENT, READY, ABSENT],
+    'tpu-vm ssh status': [FRESH, said(step=5), DEAD, FRESH, said(), DEAD, FRESH, said(), said(step=5), DEAD],
+  }
+  code, _, stderr, asked = start(launch, '--type=v5litepod-8', '--spot', '--attempts=2', scenario=scenario)
+  assert code == 75
+  assert short(asked).count('tpu-vm ssh start') == 3
+  told = [line for line in stderr if 'the TPU is gone' in line]
+  assert told == [
+    *['launch_tpu: the TPU is gone, newest checkpoint: step 5; going on in 0 s'] * 2,
+    'launch_tpu: giving up: the TPU is gone; no progress in 2 attempts in a row',
+  ]
+
+
 @pytest.mark.parametrize('code', [0, 2, 3])
 def test_a_run_that_ends_for_good_is_not_started_again(launch, code):
   scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH, ended(code)]}
@@ -300,130 +257,3 @@ def test_a_machine_that_is_there_but_silent_does_not_lose_the_run(launch):
   assert len(stderr) == 2
   assert stderr[1].endswith('the TPU is there, but silent for 5 looks: give this command again')
   assert 'tpu-vm delete' not in short(asked)
-
-
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
-
-
-def test_quota_and_stockout_are_one_line_each(launch):
-  quota = {'tpu-vm describe': [ABSENT], 'tpu-vm create': [[1, '', f'ERROR: (gcloud.x) RESOURCE_EXHAUSTED: {QUOTA}.\n']]}
-  code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=quota)
-  assert code == 2
-  assert stderr[1:] == [
-    f'error: gcloud tpu-vm create: RESOURCE_EXHAUSTED: {QUOTA}; ask for a larger quota, or take another zone or type'
-  ]
-  assert short(asked) == ['tpu-vm describe', 'tpu-vm create']
-
-
-def test_stockout_is_one_line_and_75(launch):
-  stockout = {'tpu-vm describe': [ABSENT], 'tpu-vm create': [[1, '', STOCKOUT]]}
-  code, _, stderr, _ = start(launch, '--type=v5litepod-8', scenario=stockout)
-  assert code == 75
-  assert stderr[1:] == [
-    'error: gcloud tpu-vm create: There is no more capacity in the zone "us-west4-a"; you can try in another zone '
-    'where Cloud TPU Nodes are offered [EID: 0x1]; try later or in another zone, or wait in the queue with --queued'
-  ]
-
-
-def test_after_a_preemption_capacity_is_waited_for(launch):
-  scenario = {
-    'tpu-vm describe': [ABSENT, READY, ABSENT, ABSENT, ABSENT, READY],
-    'tpu-vm create': [[0, '', ''], [1, '', STOCKOUT], [0, '', '']],
-    'tpu-vm ssh status': [FRESH, DEAD, FRESH, ended(0)],
-  }
-  code, _, _, asked = start(launch, '--type=v5litepod-8', '--spot', scenario=scenario)
-  assert code == 0
-  assert short(asked).count('tpu-vm create') == 3
-
-
-def test_a_request_that_fails_in_the_queue_is_cleared_away_and_said_in_one_line(launch):
-  failed = [0, json.dumps({'state': {'state': 'FAILED', 'failedData': {'error': {'code': 8, 'message': QUOTA}}}}), '']
-  scenario = {'queued-resources describe': [ABSENT, WAITING, failed]}
-  code, _, stderr, asked = start(launch, '--type=v5litepod-8', '--queued', scenario=scenario)
-  assert code == 2
-  assert stderr[-1].startswith(f'error: gcloud queued-resources create: {QUOTA}')
-  assert short(asked)[-1] == 'queued-resources delete'
-
-
-def test_a_fault_that_preflight_finds_is_one_line(launch):
-  text = 'ok     versions: fine\nFAULT  clock: this clock is +90 s off that of ...: start its time service\n'
-  preflight = [2, text, 'error: preflight found 1 fault, marked FAULT above\n']
-  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH], 'tpu-vm ssh preflight': [preflight]}
-  code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
-  assert code == 2
-  assert stderr[0].startswith('launch_tpu: demo is still there, and costs: scripts/launch_tpu delete demo')
-  assert stderr[1:] == ['error: clock: this clock is +90 s off that of ...: start its time service']
-  assert 'tpu-vm ssh start' not in short(asked)
-
-
-@pytest.mark.parametrize(
-  ('options', 'args', 'line'),
-  [
-    (('--zone=', '--project=rain', '--type=v5litepod-8'), RUN, '--zone is missing: name one'),
-    (('--zone=west', '--project=rain', '--type=v5litepod-8'), RUN, '--zone=west is no zone: they look like us-west4-a'),
-    (('--zone=us-west4-a', '--project=', '--type=v5litepod-8'), RUN, '--project is missing: name the project'),
-    (WHERE, RUN, '--type is missing: name the accelerator type'),
-    ((*WHERE, '--type=v5e-8'), RUN, '--type=v5e-8 is no type of TPU that is known here: name one such as'),
-    ((*WHERE, '--type=v5litepod-12'), RUN, '--type=v5litepod-12 does not exist: after v5litepod- stands one of'),
-    ((*WHERE, '--type=v6e-16'), RUN, '--type=v6e-16 has 4 hosts'),
-    (
-      (*WHERE, '--type=v5litepod-16', '--image=tpu-vm-tf-2.18.0-pod-pjrt'),
-      RUN,
-      '--image=tpu-vm-tf-2.18.0-pod-pjrt runs',
-    ),
-    ((*WHERE, '--type=v5litepod-8'), RUN[:1], '--workdir is missing: name the directory'),
-    ((*WHERE, '--type=v5litepod-8'), RUN[1:], "--config is missing: name the run's config"),
-    ((*WHERE, '--type=v5litepod-8'), (RUN[0], '--workdir=gs://bucket'), '--workdir=gs://bucket needs a bucket and a'),
-    ((*WHERE, '--type=v5litepod-8'), (RUN[0], '--workdir=runs/a'), '--workdir=runs/a is relative'),
-    ((*WHERE, '--type=v5litepod-8', '--spot'), (RUN[0], '--workdir=/a'), '--workdir=/a is on the disk of a machine'),
-    (
-      (*WHERE, '--type=v5litepod-8', '--delete_when_done'),
-      (RUN[0], '--workdir=/a'),
-      '--workdir=/a is on the disk that',
-    ),
-    ((*WHERE, '--type=v5litepod-8', '--commit=nonesuch'), RUN, '--commit=nonesuch is no commit of'),
-    (
-      (*WHERE, '--type=v5litepod-8'),
-      ('--config=configs/no.py', RUN[1]),
-      '--config=configs/no.py is not in commit HEAD',
-    ),
-  ],
-)
-def test_mistakes_are_one_line_before_the_cloud_is_asked(launch, options, args, line):
-  code, stdout, stderr, asked = launch('run', 'demo', *options, '--', *args)
-  assert (code, stdout, asked) == (2, '', [])
-  assert len(stderr) == 1
-  assert stderr[0].startswith(f'error: {line}')
-
-
-def test_without_gcloud_and_with_a_bad_name(launch, tmp_path):
-  args = ('run', 'demo', *WHERE, '--type=v5litepod-8', '--', *RUN)
-  (tmp_path / 'git').symlink_to(
-    subprocess.run(['which', 'git'], capture_output=True, text=True, check=True).stdout.strip()
-  )
-  code, _, stderr, _ = launch(*args, PATH=str(tmp_path))
-  assert code == 2
-  assert stderr == ['error: gcloud is not installed: see cloud.google.com/sdk/docs/install, then run gcloud auth login']
-  code, _, stderr, _ = launch('watch', 'Demo_1', *WHERE)
-  assert (code, len(stderr)) == (2, 1)
-
-
-def test_delete_asks_or_needs_yes(launch):
-  code, _, stderr, asked = launch('delete', 'demo', *WHERE)
-  assert (code, asked) == (2, [])
-  assert stderr == ['error: delete asks before it deletes, and nobody is there to answer: add --yes']
-  code, _, _, asked = launch('delete', 'demo', *WHERE, '--yes')
-  assert (code, short(asked)) == (0, ['tpu-vm delete'])
-  gone = {'queued-resources delete': [[1, '', 'ERROR: (gcloud.x) NOT_FOUND: was not found\n']]}
-  assert launch('delete', 'demo', *WHERE, '--yes', '--queued', scenario=gone)[0] == 0
-
-
-def test_each_command_of_the_page_does_what_it_says(launch):
-  found = [line for line in pages.commands('cloud_tpu') if line.startswith('scripts/launch_tpu')]
-  assert len(found) >= 4
-  for line in found:
-    words = shlex.split(line)[1:]
-    cut = words.index('--') if '--' in words else len(words)
-    code, stdout, stderr, _ = launch(*words[:cut], '--dry_run', *words[cut:])
-    assert code == 0, (line, stderr)
-    assert stdout.startswith('gcloud')

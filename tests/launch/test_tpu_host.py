@@ -18,6 +18,9 @@ import time
 
 import pytest
 
+from tests.storage import emulator
+from trainer.storage import place
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = pathlib.Path(__file__).parent / 'programs'
 sys.path[:0] = [str(ROOT / 'tests' / 'runtime' / 'programs'), str(ROOT / 'scripts')]
@@ -34,12 +37,13 @@ class Machine:
   """A home directory with a checkout in it."""
 
   def __init__(self, home: pathlib.Path):
-    self.home, self.variables = home, {}
+    self.home, self.variables = home, {'TRAINER_SCRATCH': str(home / 'scratch')}
     shutil.copytree(ROOT / 'scripts', home / 'trainer' / 'scripts', ignore=shutil.ignore_patterns('__pycache__'))
-    (home / 'trainer' / 'trainer').mkdir()
+    for name in ('__init__.py', 'storage/__init__.py', 'storage/place.py'):
+      (path := home / 'trainer' / 'trainer' / name).parent.mkdir(exist_ok=True)
+      shutil.copy(ROOT / 'trainer' / name, path)
     shutil.copy(PROGRAMS / 'trainer_double.py', home / 'trainer' / 'trainer' / '__main__.py')
     (home / 'bin').mkdir()
-    self.program('gcsfuse', f'echo "$@" >> {home}/mounts')
 
   def program(self, name: str, text: str) -> None:
     path = self.home / 'bin' / name
@@ -73,7 +77,7 @@ def machine(tmp_path):
   detached.stop(tmp_path / 'trainer-run')
 
 
-def test_a_run_goes_on_by_itself_and_leaves_its_log_and_its_exit_code(machine):
+def test_a_run_goes_on_by_itself_and_leaves_its_log_and_its_exit_code(machine, monkeypatch):
   assert machine.status() == (
     {
       'running': False, 'code': None, 'started': False, 'step': None, 'stopped': False, 'offset': 0, 'more': False,
@@ -83,21 +87,21 @@ def test_a_run_goes_on_by_itself_and_leaves_its_log_and_its_exit_code(machine):
   assert machine.run('start', *args).returncode == 0
   state, log = machine.wait(lambda said: said[1])
   assert state['running']
-  workdir = machine.home / 'buckets' / 'bucket' / 'a' / 'run'
+  monkeypatch.setenv('TRAINER_SCRATCH', machine.variables['TRAINER_SCRATCH'])
+  workdir = pathlib.Path(place.local_copy('gs://bucket/a/run'))
   assert json.loads(log) == {
-    'args': ['--config=c.py', f'--workdir={workdir}'],
+    'args': list(args[2:]),
     'cwd': str(machine.home / 'trainer'),
     'env': {'TPU_NAME': None, 'TPU_LOAD_LIBRARY': None},
   }
-  mounts = (machine.home / 'mounts').read_text().splitlines()
-  assert mounts == [f'--implicit-dirs --rename-dir-limit=100000 bucket {machine.home}/buckets/bucket']
   again = machine.run('start', *args)
   assert (again.returncode, again.stderr) == (0, 'a run is under way on this machine\n')
   (workdir / 'checkpoints' / '7').mkdir(parents=True)
   (workdir / 'checkpoints' / '7' / 'complete.json').touch()
   (workdir / 'go').write_text('3')
+  (workdir / 'STOP').touch()  # as the trainer does when it is in the bucket
   state, _ = machine.wait(lambda said: not said[0]['running'])
-  assert (state['code'], state['step'], state['more']) == (3, 7, False)
+  assert (state['code'], state['step'], state['stopped'], state['more']) == (3, 7, True, False)
   assert machine.status(state['offset'])[1] == ''
 
 
@@ -131,7 +135,7 @@ def test_setup_installs_what_is_missing(machine):
   machine.program('sudo', f'echo "$@" >>{machine.home}/sudo')
   prepare = 'prepare_environment() { echo "$1 $TRAINER_DEVICE"; }\n'
   environment.write_text('find_python() { echo python3.11; }\n' + prepare)
-  done = machine.run('setup', '--bucket=bucket')
+  done = machine.run('setup')
   assert (done.returncode, done.stderr) == (0, 'run tpu\n')
   assert not (machine.home / 'sudo').exists()
   environment.write_text('find_python() { exit 1; }\n' + prepare)
@@ -163,16 +167,6 @@ def test_serve_waits_until_the_server_listens_and_says_if_it_does_not(machine):
     assert detached.state(machine.home / 'trainer-server').running
   finally:
     detached.stop(machine.home / 'trainer-server', signal.SIGKILL)
-
-
-def test_a_bucket_that_cannot_be_mounted_is_one_line(machine):
-  machine.program('gcsfuse', 'echo "bucket: permission denied" >&2; exit 1')
-  done = machine.run('start', '--type=v5litepod-8', '--', '--workdir=gs://bucket/run')
-  assert done.returncode == 2
-  assert done.stderr == (
-    'error: gs://bucket cannot be mounted (bucket: permission denied): '
-    'may the service account of this machine write to it?\n'
-  )
 
 
 def test_a_command_that_cannot_be_started_has_an_exit_code_too(tmp_path):
@@ -256,6 +250,66 @@ def test_preflight_wants_room(preflight, tmp_path):
   assert preflight.disk(str(tmp_path / 'not' / 'yet'), 0.001).startswith('free: ')
   with pytest.raises(preflight.Fault, match=r'of 1e\+09 GB wanted'):
     preflight.disk('', 1e9)
+
+
+def test_preflight_uses_the_bucket_as_a_run_does(preflight, monkeypatch):
+  url = f'gs://{emulator.BUCKET}/team/run'
+  monkeypatch.setattr(preflight, 'RETRY_SECONDS', 0.1)
+  with emulator.storage() as storage:
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', storage.url)
+    assert preflight.work_directory(url) == f'{url} can be written to, read and cleared'
+    assert storage.requests['POST upload'] == 1
+    assert storage.names() == []
+    storage.faults.append(emulator.Fault('refuse', 'POST', times=100))
+    with pytest.raises(preflight.Fault) as raised:
+      preflight.work_directory(url)
+  assert str(raised.value).startswith(f'{url} cannot be written to, read and cleared (cannot write {url}/preflight-')
+  assert str(raised.value).endswith('name another, or ask for access for the account of this machine')
+  assert '\n' not in str(raised.value)
+  with pytest.raises(preflight.Fault, match='names no bucket: write it gs://BUCKET/RUN'):
+    preflight.work_directory('gs://')
+
+
+def test_preflight_says_why_a_folder_cannot_be_used(preflight, tmp_path):
+  assert preflight.work_directory(f'{tmp_path}/a/b') == f'{tmp_path}/a/b can be written to, read and cleared'
+  (tmp_path / 'file').touch()
+  with pytest.raises(preflight.Fault, match='File exists'):
+    preflight.work_directory(f'{tmp_path}/file')
+
+
+def test_preflight_reads_the_data_as_tensorflow_does(preflight, monkeypatch):
+  import tensorflow as tf
+
+  config = ['--config=configs/digits_mlp.py', '--workdir=/a']
+
+  def data(directory: str, *more: str) -> str:
+    found = {}
+    args = [*config, f'--config.data.data_dir={directory}', *more]
+    assert preflight.config(args, found) == 'the arguments make a config'
+    return preflight.data(found)
+
+  with pytest.raises(preflight.NotApplicable, match='/data is on this machine'):
+    data('/data')
+  assert 'gs' in tf.io.gfile.get_registered_schemes()  # without a further package
+  tf.io.gfile.makedirs('ram://data/digits')
+  for directory in ('ram://data/digits', 'ram://none'):
+    assert data(directory) == f'{directory} is empty: the run prepares its data there'
+    with pytest.raises(preflight.Fault, match=f'{directory} is empty: mend data.data_dir'):
+      data(directory, '--config.data.dataset=mnist')
+  assert data('ram://data') == 'ram://data can be read'
+  with monkeypatch.context() as patch:
+
+    def refuse(path: str) -> bool:
+      raise tf.errors.PermissionDeniedError(None, None, 'no\naccess')
+
+    patch.setattr(tf.io.gfile, 'exists', refuse)
+    with pytest.raises(preflight.Fault, match=r'ram://data cannot be read \(no access\): mend data.data_dir, or ask'):
+      data('ram://data')
+  monkeypatch.setattr(tf.io.gfile, 'get_registered_schemes', lambda: ['file', ''])
+  with pytest.raises(preflight.Fault, match=r"this TensorFlow reads no gs://: .venv/bin/pip install 'tensorflow\[gcs"):
+    data('gs://bucket/data')
+  with pytest.raises(preflight.Fault, match='Did you mean "data_dir"'):
+    preflight.config([*config, '--config.data.data_dri=a'], {})
 
 
 @pytest.mark.slow  # starts TensorFlow

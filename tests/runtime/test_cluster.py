@@ -204,7 +204,9 @@ def test_one_process_drives_a_tpu(machine, tf_config, monkeypatch):
   machine(tpus=4)
   assert 'cluster.cpu_devices=2 splits a CPU, but this run is on a TPU' in refusal(cpu_devices=2)
   monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a,b')
-  assert 'one of 2 hosts of a TPU slice' in refusal()
+  said = refusal()
+  assert 'one of 2 hosts of a TPU slice' in said
+  assert said.endswith('set cluster.tpu to the addresses of their servers, grpc://IP:8470,grpc://IP:8470,...')
   tf_config()
   assert 'TF_CONFIG names 2 workers, but one process drives a TPU' in refusal(tpu='grpc://a:8470')
 

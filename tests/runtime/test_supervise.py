@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from trainer import errors
 from trainer.checkpoint import layout
+from trainer.storage import place
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SUPERVISOR = ROOT / 'scripts' / 'supervise'
@@ -242,6 +243,17 @@ def test_no_first_attempt_while_the_stop_file_is_there(run, tmp_path):
   stop.unlink()
   assert run('attempts', 'exit:0') == (0, [], [])
   assert attempts(tmp_path / 'run') == 1
+
+
+def test_of_a_run_in_a_bucket_the_trainer_itself_looks_for_the_stop_file_first(run, tmp_path, monkeypatch):
+  """Its copy here may be of an earlier attempt, and the bucket's file gone since."""
+  monkeypatch.setenv('TRAINER_SCRATCH', str(tmp_path))
+  (copy := pathlib.Path(place.local_copy('gs://bucket/run'))).mkdir()
+  (copy / 'STOP').touch()
+  told = ['supervise: gs://bucket/run/STOP is there: remove it to go on']
+  assert run('attempts', 'exit:75', 'exit:0', '--workdir=gs://bucket/run') == (75, [], told)
+  (copy / 'STOP').unlink()
+  assert run('attempts', 'exit:75', 'exit:0', '--workdir=gs://bucket/run') == (0, [], [])
 
 
 def test_a_run_that_is_complete_is_so_in_spite_of_the_stop_file(start, tmp_path):

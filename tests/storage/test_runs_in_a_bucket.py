@@ -140,7 +140,7 @@ def test_a_second_run_is_refused_and_a_stop_in_the_bucket_is_heard(storage, envi
   assert same_machine.returncode == 2 and f'is in use by process {first.pid} on ' in same_machine.stderr
   storage.write('team/run/STOP', b' ')
   _, stderr = first.communicate(timeout=120)
-  assert first.returncode == 75, stderr[-3000:]
+  assert first.returncode == 75 and f'the stop file {URL}/STOP' in stderr, stderr[-3000:]
   assert 'team/run/run.lock' not in storage.names()
   again = run_trainer(*endless, env=environment('two'))
   assert again.returncode == 75 and f'{URL}/STOP is there: remove it to go on' in again.stderr

@@ -79,6 +79,7 @@ def run(command: Any) -> None:
     started=command.phases.began,
     is_chief=where.is_chief,
     has_accelerator=where.device_kind != 'cpu',
+    stop_file_name=directory.shown(STOP_FILE),
   )
   watchdog = Watchdog(command.phases, config.faults, worker=where.worker_index)
   watchdog.workdir, watchdog.others = directory.path, command.ledger.others

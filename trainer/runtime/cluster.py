@@ -363,7 +363,8 @@ def _tpu_cluster(address: str, asked: str) -> Cluster:
     hosts = [host for host in os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',') if host]
     if len(hosts) > 1:
       raise ConfigError(
-        f'this machine is one of {len(hosts)} hosts of a TPU slice, driven by one process: set cluster.tpu to its name'
+        f'this machine is one of {len(hosts)} hosts of a TPU slice, driven by one process: start it with '
+        'scripts/launch_tpu, or set cluster.tpu to the addresses of their servers, grpc://IP:8470,grpc://IP:8470,...'
       )
   elif re.fullmatch(r'[^/\s]+:\d+', address):
     address = f'grpc://{address}'

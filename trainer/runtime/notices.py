@@ -62,10 +62,6 @@ def stop_file(workdir: str) -> str:
   return os.path.join(workdir, STOP_FILE)
 
 
-def stop_file_reason(workdir: str) -> str:
-  return f'the stop file {stop_file(workdir)}; remove it to go on'
-
-
 def stop_at(started: float, max_runtime_seconds: float, grace_seconds: float, save_seconds: float) -> float:
   """When to ask for a stop, so that a save fits before the deadline.
 
@@ -203,6 +199,7 @@ class Notices:
     started: float,
     is_chief: bool,
     has_accelerator: bool = False,
+    stop_file_name: str = '',
   ):
     """Does nothing yet.
 
@@ -213,6 +210,7 @@ class Notices:
       started: `time.monotonic()` at the start of the process.
       is_chief: the others look for the stop file less often: that one hears is enough, and the directory is shared.
       has_accelerator: see above.
+      stop_file_name: what the user calls the stop file, where that is not its path here.
 
     Raises:
       ConfigError: the time limit leaves no time to train.
@@ -225,6 +223,7 @@ class Notices:
       )
     self.save_seconds: Callable[[], float] = lambda: 0.0
     self.has_accelerator = has_accelerator
+    self._stop_file_name = stop_file_name or stop_file(workdir)
     self._stop, self._workdir, self._faults, self._started, self._is_chief = stop, workdir, faults, started, is_chief
     named = os.environ.get(_HOST_VARIABLE, '') if faults.metadata_host == 'auto' else faults.metadata_host
     self._named = named  # by the user, who wants to know when it does not answer
@@ -264,7 +263,7 @@ class Notices:
     while not os.path.exists(path):
       if self._closed.wait(pause):
         return
-    self._request(stop_file_reason(self._workdir), grace_seconds=math.inf)
+    self._request(f'the stop file {self._stop_file_name}; remove it to go on', grace_seconds=math.inf)
 
   def _watch_deadline(self) -> None:
     longest, grace = self._faults.max_runtime_seconds, self._faults.grace_seconds

@@ -7,7 +7,9 @@ import signal
 import sys
 import time
 
-workdir = pathlib.Path(next(a.partition('=')[2] for a in sys.argv if a.startswith('--workdir=')))
+from trainer.storage import place
+
+workdir = pathlib.Path(place.local_copy(next(a.partition('=')[2] for a in sys.argv if a.startswith('--workdir='))))
 workdir.mkdir(parents=True, exist_ok=True)
 names = ('TPU_NAME', 'TPU_LOAD_LIBRARY')
 print(json.dumps({'args': sys.argv[1:], 'cwd': os.getcwd(), 'env': {n: os.environ.get(n) for n in names}}), flush=True)
