@@ -128,6 +128,11 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'single_steps': Field(100, 'steps that are timed one by one, for percentiles', at_least(1)),
     'largest_foreign_load': Field(0.1, 'share of the cores that other programs may take; with more the numbers are not valid', above(0)),
   },
+  'diagnose': {
+    'steps': Field(200, 'steps of modes lr_test and overfit', at_least(20)),
+    'lowest_rate': Field(1e-6, 'learning rate at which lr_test begins', above(0)),
+    'highest_rate': Field(10.0, 'learning rate at which it ends, if the loss has not diverged before', above(0)),
+  },
   'storage': bucket.FIELDS,
   'faults': {
     'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),

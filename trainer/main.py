@@ -41,6 +41,8 @@ MODES = {
   'train': 'train to train.steps with evaluation in between; the same command resumes',
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
   'continuous_eval': 'evaluate each checkpoint of a run that may be under way, once, until training is complete',
+  'lr_test': 'train some steps at a rising learning rate, and propose one; keeps nothing but lr_test.json',
+  'overfit': 'train some steps on one batch, and say whether it was learnt; keeps nothing but overfit.json',
   'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',
   'predict': 'print what one checkpoint makes of the evaluation split, a JSON object per example',
 }
