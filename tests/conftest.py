@@ -42,7 +42,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """The tests of a file run in one process, which share what it has made; of ALONE each goes where there is room."""
+  """The tests of a file run in one process, which share what it has made; of ALONE each goes where there is room.
+
+  What has the mark `thorough` is one more of its kind, and left out unless TRAINER_THOROUGH=all.
+  """
+  if os.environ.get('TRAINER_THOROUGH') != 'all':
+    for item in items:
+      if item.get_closest_marker('thorough'):
+        item.add_marker(pytest.mark.skip(reason='one more of its kind: set TRAINER_THOROUGH=all'))
   for item in items:
     group = item.nodeid if item.path.name in ALONE else str(item.path.relative_to(ROOT))
     item.add_marker(pytest.mark.xdist_group(group))

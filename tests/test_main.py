@@ -111,7 +111,7 @@ def test_directories(run_trainer, tmp_path):
   assert 'is not empty and holds no run' in the_line(run_trainer(SMOKE, f'--workdir={tmp_path}/mine'))
   assert os.listdir(tmp_path / 'mine') == ['thesis.tex']
   (tmp_path / 'file').write_text('')
-  assert 'mount the bucket' in the_line(run_trainer(SMOKE, '--workdir=gs://bucket/run'))
+  assert 'names no bucket' in the_line(run_trainer(SMOKE, '--workdir=gs://'))
   assert 'cannot be written to' in the_line(run_trainer(SMOKE, f'--workdir={tmp_path}/file/run'))
 
 

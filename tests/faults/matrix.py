@@ -6,6 +6,10 @@ A chain has one work directory. Saves are due at each 10th of 60 steps, evaluati
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
 
 from tests.faults.attempts import START_SECONDS, Link
 from tests.faults.program import NOTICES, Hit
@@ -26,6 +30,13 @@ _PASSING = (
 # Of two workers, saves are the chief's.
 _VICTIMS = {'start': 1, 'compile': 0, 'step': 1, 'restore': 0, 'eval': 1}
 _SHORT_START = (f'--config.faults.start_timeout_seconds={START_SECONDS}',)
+
+
+def some(names: Iterable[Any], *always: Any) -> list[Any]:
+  """Values for parametrize: those of `always`, and the others where everything is tried (tests/conftest.py)."""
+  return [name if name in always else pytest.param(name, marks=pytest.mark.thorough) for name in names]
+
+
 _CODES = {'SIGKILL': -9, 'exit': 1, 'SIGSTOP': -9} | dict.fromkeys(NOTICES, 75)
 
 

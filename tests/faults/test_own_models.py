@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from tests.faults import matrix
 from tests.faults.own_models import VARIANTS
 from trainer.checkpoint import Checkpoints
 from trainer.report.metrics import TIMES
@@ -74,7 +75,7 @@ def result(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', matrix.some(VARIANTS, 'cnn', 'lstm'))
 def test_killed_and_resumed_it_ends_with_the_same_bytes(start_trainer, run_trainer, tmp_path, prepared, variant):
   run = [f'--config=tests/faults/own_models.py:{variant}', f'--config.data.data_dir={prepared}']
   whole = run_trainer(*run, f'--workdir={tmp_path}/whole', check=True)

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.faults import matrix
 from trainer.checkpoint import Checkpoints
 from trainer.report.metrics import TIMES
 
@@ -46,7 +47,7 @@ def same(workdir, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', matrix.some((signal.SIGTERM, signal.SIGINT), signal.SIGTERM))
 def test_a_signal_saves_and_the_same_command_goes_on(start_trainer, run_trainer, tmp_path, whole, number):
   workdir = tmp_path / 'run'
   # Blocks of one step, so that there is a step to stop at however fast the machine is.
@@ -70,7 +71,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(start_trainer, run_trainer,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('damage', ['flip', 'truncate', 'remove', 'marker'])
+@pytest.mark.parametrize('damage', matrix.some(('flip', 'truncate', 'remove', 'marker'), 'flip', 'marker'))
 def test_resumes_from_the_newest_good_step(run_trainer, tmp_path, whole, damage):
   workdir = tmp_path / 'run'
   half = [*RUN[:2], '--config.train.steps=300', *RUN[3:], '--config.optimizer.decay_steps=300']

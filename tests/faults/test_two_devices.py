@@ -15,7 +15,7 @@ TOPOLOGY = 'two devices'
 SIGNALS, DISK, NONFINITE = matrix.signals(1), matrix.disk(), matrix.nonfinite(1)
 
 
-@pytest.mark.parametrize('fault', SIGNALS)
+@pytest.mark.parametrize('fault', matrix.some(SIGNALS, 'SIGKILL', 'SIGTERM'))
 def test_signals(tmp_path, data_dir, unbroken, fault):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir), SIGNALS[fault], unbroken(TOPOLOGY))
 
@@ -24,12 +24,12 @@ def test_a_damaged_checkpoint(tmp_path, data_dir, unbroken):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir), matrix.DAMAGE, unbroken(TOPOLOGY))
 
 
-@pytest.mark.parametrize('chain', DISK)
+@pytest.mark.parametrize('chain', matrix.some(DISK, 'for a while'))
 def test_a_full_disk(tmp_path, data_dir, small_disk, unbroken, chain):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir, workdir=small_disk / 'run'), DISK[chain], unbroken(TOPOLOGY))
 
 
-@pytest.mark.parametrize('policy', NONFINITE)
+@pytest.mark.parametrize('policy', matrix.some(NONFINITE, 'rollback'))
 def test_a_step_that_is_not_finite(tmp_path, data_dir, unbroken, policy):
   site, links = Site(TOPOLOGY, tmp_path, data_dir), NONFINITE[policy]
   whole = unbroken(TOPOLOGY, link=links[-1])

@@ -17,6 +17,7 @@ LAUNCHER = ROOT / 'scripts' / 'launch_local'
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_one_of_four_workers_is_killed_and_leaves_no_trace_in_the_result(tmp_path, data_dir):
   workdir, whole = tmp_path / 'run', tmp_path / 'whole'
   args = ('--workers=4', '--backoff_seconds=0', '--', *runs.RUN, f'--config.data.data_dir={data_dir}')
