@@ -70,6 +70,19 @@ def test_the_copy_becomes_what_the_bucket_has(mirror, folder, bucket):
   assert bucket.requests['upload'] == 0
 
 
+def test_a_worker_keeps_its_own_files_alone(mirror, folder, bucket):
+  bucket.write('config.json', b'{}')
+  bucket.write('metrics.jsonl', b'the chief writes these')
+  bucket.write('ledger.worker1.jsonl', b'a\n')
+  write(folder / 'ledger.worker1.jsonl', 'a\nb\n')
+  write(folder / 'ledger.worker1.heartbeat', 'of another run')
+  mirror.fetch(only=('config.json', 'ledger.worker1.jsonl'))
+  assert sorted(os.listdir(folder)) == ['config.json', 'ledger.worker1.jsonl']
+  assert (folder / 'ledger.worker1.jsonl').read_text() == 'a\nb\n'
+  mirror.push()
+  assert bucket.read('ledger.worker1.jsonl') == b'a\nb\n' and bucket.read('metrics.jsonl') == b'the chief writes these'
+
+
 def test_lines_that_a_killed_process_could_not_copy_are_kept(mirror, folder, bucket):
   bucket.write('ledger.jsonl', b'a\n')
   write(folder / 'ledger.jsonl', 'a\nb\n')

@@ -63,7 +63,7 @@ class Mirror:
     """Makes the folder what the bucket has; a file here that goes on where the bucket's ends is kept.
 
     Args:
-      only: these names alone; empty: all, and what is here beside them goes.
+      only: these names alone, for a process that needs no more; empty: all. What is here beside them goes.
 
     Raises:
       BucketError: the bucket cannot be reached.
@@ -73,10 +73,9 @@ class Mirror:
       for name, size in self._bucket.sizes().items()
       if (name in only if only else not name.startswith(f'{CHECKPOINTS}/') and name not in (LOCK, *self._asks))
     }
-    if not only:
-      for name in self._files():
-        if name not in names:
-          os.remove(os.path.join(self._folder, name))
+    for name in self._files():
+      if name not in names:
+        os.remove(os.path.join(self._folder, name))
     fetched = os.path.join(self._folder, '.fetched')
     shutil.rmtree(fetched, ignore_errors=True)
     self._bucket.download(fetched, names)

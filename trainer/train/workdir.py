@@ -19,6 +19,7 @@ from typing import IO, Any
 from trainer import config as config_lib
 from trainer import durable
 from trainer.errors import ConfigError
+from trainer.report import ledger
 from trainer.report.profiles import PROFILE_FILE
 from trainer.runtime.notices import STOP_FILE
 from trainer.storage import place
@@ -115,7 +116,7 @@ class Workdir:
     if self._bucket is not None:
       self.path = f'{place.local_copy(self._name)}.worker-{worker}'
       try:
-        self._join(only=(CONFIG,))
+        self._join(only=(CONFIG, ledger.file_name(worker)))
       except OSError as error:
         raise self._unusable(error) from error
 
