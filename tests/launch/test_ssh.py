@@ -152,17 +152,19 @@ def test_a_host_that_cannot_be_reached_is_a_mistake(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_leaves_no_trace_in_the_result(start, tmp_path, data_dir):
+@pytest.mark.parametrize('number', [2, pytest.param(4, marks=pytest.mark.thorough)])
+def test_a_worker_that_is_killed_leaves_no_trace_in_the_result(start, tmp_path, data_dir, number):
   workdir, whole = tmp_path / 'run', tmp_path / 'whole'
   args = ('--', *runs.RUN, f'--config.data.data_dir={data_dir}', '--config.faults.heartbeat_timeout_seconds=5')
-  process = start(*args, f'--workdir={workdir}', module='trainer')
-  wait(lambda: runs.reached(workdir) >= 2 * runs.SAVES, 120)
+  hosts = ','.join(f'127.0.0.{last}' for last in range(2, 2 + number))
+  process = start(*args, f'--workdir={workdir}', module='trainer', hosts=hosts)
+  wait(lambda: runs.reached(workdir) >= 2 * runs.SAVES, 240)
   os.kill(workers(str(workdir))[1], signal.SIGKILL)
-  _, stderr = process.communicate(timeout=200)
+  _, stderr = process.communicate(timeout=300)
   assert process.returncode == 0, stderr[-3000:]
   assert '[127.0.0.2] stopped: a worker was lost' in stderr
   assert 'starting attempt 2' in stderr and 'starting attempt 3' not in stderr
-  launcher = (ROOT / 'scripts' / 'launch_local', '--workers=2', '--once')
+  launcher = (ROOT / 'scripts' / 'launch_local', f'--workers={number}', '--once')
   subprocess.run([sys.executable, *launcher, *args, f'--workdir={whole}'], cwd=ROOT, check=True, timeout=200)
   runs.assert_same(workdir, whole)
 
