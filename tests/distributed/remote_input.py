@@ -1,4 +1,4 @@
-"""A program: the input pipeline of every task on a server of TensorFlow's in another process, as on a slice's hosts.
+"""A program, FOLDER TASK...: input pipelines on a server of TensorFlow's in another process, as on a slice's hosts.
 
 The server runs `tf.distribute.Server` and none of our code, so whatever of a pipeline is Python fails there. One JSON
 object per line says what came of each task and source: {"task", "source", "error"}; "error" is empty where the batches
@@ -99,7 +99,7 @@ def compare(config: Any, hosts: list[Host]) -> None:
       np.testing.assert_array_equal(own.numpy(), remote.numpy())
 
 
-def run(folder: str) -> None:
+def run(folder: str, chosen: list[str]) -> None:
   server = subprocess.Popen(
     [sys.executable, '-c', SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd='/', text=True
   )
@@ -107,7 +107,8 @@ def run(folder: str) -> None:
   address = server.stdout.readline().strip().removeprefix('grpc://').replace('localhost', '127.0.0.1')
   tf.config.experimental_connect_to_cluster(tf.train.ClusterSpec({'worker': [address]}), job_name='coordinator')
   hosts = [Host('/job:coordinator/task:0/device:CPU:0'), Host('/job:worker/task:0/device:CPU:0')]
-  for task, (file, *changes) in RUNS.items():
+  for task in chosen:
+    file, *changes = RUNS[task]
     argv = ['trainer', f'--config={ROOT}/configs/{file}', '--workdir=none', *COMMON, *changes]
     name = ''
     for source in ('memory', 'lanes'):
@@ -124,4 +125,4 @@ def run(folder: str) -> None:
 
 
 if __name__ == '__main__':
-  run(str(pathlib.Path(sys.argv[1]).absolute()))
+  run(str(pathlib.Path(sys.argv[1]).absolute()), sys.argv[2:])

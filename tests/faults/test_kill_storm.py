@@ -15,7 +15,11 @@ from tests.conftest import ROOT
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('topology', 'kills', 'steps'),
-  [('one', 2, 2000), ('two_workers', 1, 700), pytest.param('two_devices', 1, 1000, marks=pytest.mark.thorough)],
+  [
+    ('one', 2, 2000),
+    pytest.param('two_devices', 1, 1000, marks=pytest.mark.thorough),
+    pytest.param('two_workers', 1, 700, marks=pytest.mark.thorough),
+  ],
 )
 def test_ends_with_the_same_bytes(tmp_path, topology, kills, steps):
   storm = [sys.executable, ROOT / 'scripts' / 'kill_storm', f'--kills={kills}', f'--topology={topology}']

@@ -15,7 +15,7 @@ TOPOLOGY = 'two devices'
 SIGNALS, DISK, NONFINITE = matrix.signals(1), matrix.disk(), matrix.nonfinite(1)
 
 
-@pytest.mark.parametrize('fault', matrix.some(SIGNALS, 'SIGKILL', 'SIGTERM'))
+@pytest.mark.parametrize('fault', matrix.some(SIGNALS, 'SIGTERM'))
 def test_signals(tmp_path, data_dir, unbroken, fault):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir), SIGNALS[fault], unbroken(TOPOLOGY))
 
@@ -38,6 +38,7 @@ def test_a_step_that_is_not_finite(tmp_path, data_dir, unbroken, policy):
     assert (site.workdir / BAD_STEPS).read_bytes() == (whole.workdir / BAD_STEPS).read_bytes()
 
 
+@pytest.mark.thorough
 def test_streamed_data(tmp_path, data_dir, data_copy, unbroken):
   directory, file = data_copy
   site = Site(TOPOLOGY, tmp_path, directory, *matrix.STREAMED, data_file=file)

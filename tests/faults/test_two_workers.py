@@ -15,7 +15,7 @@ TOPOLOGY = 'two workers'
 SIGNALS, DISK, NONFINITE = matrix.signals(2), matrix.disk(), matrix.nonfinite(1)
 
 
-@pytest.mark.parametrize('fault', matrix.some(SIGNALS, 'SIGKILL', 'SIGTERM', 'SIGUSR1'))
+@pytest.mark.parametrize('fault', matrix.some(SIGNALS, 'SIGKILL', 'SIGUSR1'))
 def test_signals(tmp_path, data_dir, unbroken, fault):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir), SIGNALS[fault], unbroken(TOPOLOGY))
 

@@ -292,6 +292,7 @@ def test_health_is_a_fresh_heartbeat(tmp_path, monkeypatch, named):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_pods_one_of_which_is_lost_and_made_anew(tmp_path, free_ports):
   """The real trainer in two pods of this machine: killed, one is replaced, and the other starts again by itself."""
   first = free_ports
