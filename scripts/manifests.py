@@ -15,15 +15,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from typing import Any
 
-import children
 import restarts
 import tpu_types
-
-sys.path.append(str(children.ROOT))
-from trainer.storage import place
+from restarts import place
 
 MOUNT = '/workdir'  # where the claim's volume is
 SCRATCH = '/scratch'  # where the copy of a run in a bucket is
