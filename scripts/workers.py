@@ -100,7 +100,3 @@ def supervise(name: str, workers: list[Worker], events: children.Events, grace_s
 def outcome(codes: list[int]) -> int:
   """The code that says most of those that the workers ended with, -N for signal N."""
   return next((code for code in PRECEDENCE if code in codes), max(codes, key=restarts.exit_code))
-
-
-def exit_code(codes: list[int]) -> int:
-  return restarts.exit_code(outcome(codes))

@@ -81,7 +81,7 @@ def test_each_worker_gets_its_place_the_arguments_and_a_prefix():
   ],
 )
 def test_exit_code_is_the_one_that_says_most(launcher, codes, expected):
-  assert launcher.workers.exit_code(codes) == expected
+  assert launcher.restarts.exit_code(launcher.workers.outcome(codes)) == expected
 
 
 def test_the_exit_code_is_returned():

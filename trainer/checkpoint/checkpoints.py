@@ -51,6 +51,8 @@ def on_stage(stage: str) -> None:
 class Checkpoints:
   """The checkpoints of one folder. One process, the chief, decides; any number read. Not for use by several threads.
 
+  The defaults are those of a reader.
+
   Args:
     directory: the folder; a writer creates it.
     keep: how many of the newest steps to keep, at least 1.
@@ -68,10 +70,10 @@ class Checkpoints:
     self,
     directory: str,
     *,
-    keep: int,
-    keep_best: int,
-    best_mode: str,
-    writer: bool,
+    keep: int = 1,
+    keep_best: int = 0,
+    best_mode: str = 'max',
+    writer: bool = False,
     member: int = 0,
     members: int = 1,
     remote: Steps | None = None,

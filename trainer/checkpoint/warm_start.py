@@ -148,7 +148,7 @@ def _of_run(path: str, step: str) -> dict[str, np.ndarray]:
   with tempfile.TemporaryDirectory() as copy:
     folder, steps = os.path.join(path, CHECKPOINTS), None
     if place.is_remote(path):
-      folder, steps = copy, Steps(bucket.Bucket(path, bucket.FIELDS['retry_seconds'].default), copy, writer=False)
+      folder, steps = copy, Steps(bucket.Bucket(path), copy, writer=False)
       try:
         steps.sync()
       except OSError as error:
@@ -158,7 +158,7 @@ def _of_run(path: str, step: str) -> dict[str, np.ndarray]:
         f'init_from.path={path!r} is no work directory of a run, .keras, .weights.h5 or .safetensors file, nor the '
         'index of such files (.safetensors.index.json)'
       )
-    checkpoints = Checkpoints(folder, keep=1, keep_best=0, best_mode='max', writer=False, remote=steps)
+    checkpoints = Checkpoints(folder, remote=steps)
     try:
       saved = checkpoints.restore(choose(checkpoints, step, 'init_from.step', path)).arrays
     except CheckpointError as error:

@@ -117,12 +117,9 @@ class Pipeline:
       return {}
     first = self._streams[0]
     share = memory.Share(first.batch, 0, 1, self._replicas)
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False
     with tf.device('CPU:0'):
       found = _built(first.stages, share, self._finish if self._task.draws else None)
-    return {name: dataset.with_options(options) for name, dataset in found.items()}
+    return {name: dataset.with_options(_options()) for name, dataset in found.items()}
 
   def corrupt(self, error: tf.errors.OpError) -> Exception:
     """What to raise where a step or an evaluation met one of DATA_ERRORS: the file it is in, or the error itself."""
@@ -187,16 +184,12 @@ class Pipeline:
     self, strategy: tf.distribute.Strategy, batch: int, build: Callable[[memory.Share], tf.data.Dataset]
   ) -> Any:
     """Builds each host's share of the batches on the CPU of that host."""
-    options = tf.data.Options()
-    options.deterministic = True
-    # What the tuner would set is set here; its model of many nested lanes costs more CPU than it saves.
-    options.autotune.enabled = False
 
     def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
       hosts = context.num_input_pipelines
       share = memory.Share(batch, context.input_pipeline_id, hosts, self._replicas // hosts)
       with tf.device('CPU:0'):
-        return _built(build, share).with_options(options)
+        return _built(build, share).with_options(_options())
 
     untuned.install()
     return strategy.distribute_datasets_from_function(host_dataset)
@@ -246,6 +239,15 @@ class Pipeline:
     if not self._task.draws:
       return batch
     return self._task.augment(batch, draws.uniform(self._config.seed, epoch, batch['index'], self._task.draws))
+
+
+def _options() -> tf.data.Options:
+  """Of every input."""
+  options = tf.data.Options()
+  options.deterministic = True
+  # What the tuner would set is set here; its model of many nested lanes costs more CPU than it saves.
+  options.autotune.enabled = False
+  return options
 
 
 def _repeated(batches: tf.data.Dataset, share: memory.Share) -> tf.data.Dataset:

@@ -47,9 +47,7 @@ def run(command: Any) -> None:
   directory = Workdir(command.workdir, config.storage)
   command.closing.callback(directory.close)
   directory.read()
-  checkpoints = Checkpoints(
-    directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False, remote=directory.steps
-  )
+  checkpoints = Checkpoints(directory.file(CHECKPOINTS), remote=directory.steps)
   task_state = _first_host(directory, checkpoints)['task']
   directory.adopt(config, trained=True, write=False)
   with _alone(directory, where):

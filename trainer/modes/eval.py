@@ -48,9 +48,7 @@ def restored(command: Any) -> tuple[session_lib.Session, int]:
   if directory.earlier_config() is None:
     raise ConfigError(f'--workdir={command.workdir} holds no run: train first, or name the directory of a run')
   directory.adopt(config, trained=True, write=False)
-  checkpoints = Checkpoints(
-    directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False, remote=directory.steps
-  )
+  checkpoints = Checkpoints(directory.file(CHECKPOINTS), remote=directory.steps)
   step = choose(checkpoints, command.checkpoint, '--checkpoint', '--workdir')
   try:
     found = checkpoints.restore(step)

@@ -62,9 +62,7 @@ def run(command: Any) -> None:
     directory.claim(on_lost=lambda owner: _leave(command, owner))
   else:
     directory.follow(where.worker_index)
-  earlier = Checkpoints(
-    directory.file(CHECKPOINTS), keep=1, keep_best=0, best_mode='max', writer=False, remote=directory.steps
-  )
+  earlier = Checkpoints(directory.file(CHECKPOINTS), remote=directory.steps)
   changed = directory.adopt(config, trained=bool(earlier.steps()), write=where.is_chief)
   before = _newest_host(earlier)
   if before and _is_complete(before['progress'], config.train.steps):

@@ -55,7 +55,7 @@ class Bucket:
     ConfigError: the address makes no sense, or the package for it is not installed.
   """
 
-  def __init__(self, url: str, retry_seconds: float):
+  def __init__(self, url: str, retry_seconds: float = FIELDS['retry_seconds'].default):
     self.url, self._retry_seconds = url.rstrip('/'), retry_seconds
     self.requests: collections.Counter[str] = collections.Counter()
     scheme, _, rest = self.url.partition('://')
@@ -225,7 +225,7 @@ def fetched(url: str, folder: str) -> str:
   """
   where, _, name = url.rpartition('/')
   try:
-    bucket = Bucket(where, FIELDS['retry_seconds'].default)
+    bucket = Bucket(where)
     bucket.download(folder, {name: bucket.size(name)})
   except FileNotFoundError as error:
     raise ConfigError(f'{url} is not there: name an object that is') from error

@@ -211,7 +211,7 @@ def readable(path: str) -> Iterator[str]:
     return
   with tempfile.TemporaryDirectory() as folder:
     try:
-      bucket = Bucket(path, FIELDS['retry_seconds'].default)
+      bucket = Bucket(path)
       Mirror(bucket, folder, sync_seconds=FIELDS['sync_seconds'].default).fetch()
     except OSError as error:
       raise ConfigError(f'{path} cannot be read: {error}') from error
