@@ -2,7 +2,9 @@
 
   {"version": 1, "kind": "samples", "title": str, "step": int or null, "facts": {name: number or text},
    "confusion": {"names": [str], "counts": [[int]]} or null,
-   "entries": [{"title": str, "group": str, "parts": [{"title": str, "kind": KIND, "file": name} or {..., "value": ...}]}]}
+   "entries": [{"title": str, "group": str, "parts": [PART]}]}
+
+A PART is {"title": str, "kind": KIND, "file": name} or {"title": str, "kind": KIND, "value": VALUE}.
 
 The kinds of parts, and what their value is:
 
@@ -11,7 +13,7 @@ The kinds of parts, and what their value is:
   text     a string
   numbers  {name: number or text}
   shares   {name: number from 0 to 1}, the largest first
-  tokens   [[text, weight from -1 to 1]], in the order of the text: how much each piece speaks for (or against) the answer
+  tokens   [[text, weight from -1 to 1]], in the order of the text: how much it speaks for the answer (below 0: against)
 """
 
 from __future__ import annotations
