@@ -92,6 +92,8 @@ def test_it_goes_on_as_without_a_cache_even_beyond_its_places(name):
   ids = parity_gpt.ids()[:, :5]
   written = drawn(model, ids, [0, 1], count=40, temperature=0.0)
   assert written == [greedy(model, row, 40, context) for row in ids.tolist()]
+  assert drawn(model, ids, [0, 1], count=40, temperature=0.0, keeps=False) == written
+  assert drawn(model, ids, [0, 1], count=8, keeps=False) == drawn(model, ids, [0, 1], count=8)
 
 
 def test_draws_depend_on_seed_and_number_alone():
@@ -103,6 +105,25 @@ def test_draws_depend_on_seed_and_number_alone():
   assert drawn(model, ids, [7, 8, 9], seed=4) != first
   greedy_rows = drawn(model, ids, [7, 8, 9], temperature=0.0)
   assert drawn(model, ids, [7, 8, 9], top_k=1) == greedy_rows == [greedy_rows[0]] * 3
+
+
+def test_only_the_likeliest_that_together_have_the_probability_asked_for_are_drawn():
+  shares = np.array([0.5, 0.3, 0.15, 0.05], np.float32)
+
+  def call(asked):
+    rows = len(asked['start'] if 'start' in asked else asked['token'])
+    return {'logits': tf.repeat(tf.math.log(shares)[tf.newaxis], rows, axis=0), 'cache': tf.zeros([])}
+
+  def share(top_p):
+    written = sampling.go_on(
+      call, tf.zeros([400, 1], tf.int32), context=8, count=4, temperature=1.0, top_k=0, top_p=top_p, seed=0,
+      numbers=tf.range(400, dtype=tf.int64),
+    )  # fmt: skip
+    return np.bincount(written.numpy().ravel(), minlength=4) / 1600
+
+  np.testing.assert_allclose(share(1.0), shares, atol=0.05)
+  np.testing.assert_allclose(share(0.75), [0.625, 0.375, 0, 0], atol=0.05)
+  assert share(0.5).tolist() == [1, 0, 0, 0]
 
 
 def test_a_prediction_is_text():

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least
+from trainer.report.gallery import Part, heat
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Examples
 
@@ -46,6 +47,7 @@ class LogMel:
 
   Attributes:
     name: of the feature.
+    rate: samples per second.
     frames: T, as many as there are in `seconds`.
     bins: F.
     hertz_F: float64, the middle of each band.
@@ -66,7 +68,7 @@ class LogMel:
     """
     fitting = [name for name, feature in features.items() if isinstance(feature, tfds.features.Audio)]
     self.name = inputs_lib.pick('task.input', fields.input, fitting, features, 'a recording')
-    rate = _sample_rate(fields.sample_rate, self.name, features[self.name].sample_rate)
+    self.rate = rate = _sample_rate(fields.sample_rate, self.name, features[self.name].sample_rate)
     self._samples, self._window, self._hop = (
       round(rate * seconds) for seconds in (fields.seconds, fields.frame_ms / 1000, fields.hop_ms / 1000)
     )
@@ -109,6 +111,19 @@ class LogMel:
     length = tf.reduce_sum(tf.cast(~tf.math.is_nan(raw[:, 0]), tf.int32))
     frames = (raw - self._mean.astype(np.float32)) / self.deviation_F.astype(np.float32)
     return tf.where(tf.math.is_nan(raw), 0.0, frames), length, samples <= self._samples
+
+  def look(self, frames_TF: np.ndarray) -> list[Part]:
+    """The frames as a picture, time to the right and high bands above."""
+    values = np.clip((np.asarray(frames_TF, np.float64).T[::-1] + 2.0) / 4.0, 0.0, 1.0)
+    return [Part('log-mel frames', 'image', heat(values))]
+
+  def hear(self, features: Mapping[str, Any]) -> list[Part]:
+    """The recording."""
+    samples = np.asarray(features[self.name])
+    if not np.issubdtype(samples.dtype, np.integer):
+      samples = np.clip(samples, -1.0, 1.0) * (_FULL_SCALE - 1)
+    samples = samples.mean(axis=1) if samples.ndim == 2 else samples
+    return [Part('recording', 'sound', (np.clip(samples, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16), self.rate))]
 
   def state(self) -> dict[str, Any]:
     """The choice and the statistics, ready for JSON."""

@@ -12,6 +12,7 @@ import ml_collections
 import tensorflow as tf
 
 from trainer.fields import Field
+from trainer.report.gallery import Part
 from trainer.tasks import audio, augment, classification, mixup, randaugment, specaugment
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Examples
@@ -48,6 +49,9 @@ class AudioClassification(classification.Classification):
     length_B = tf.reduce_max(tf.where(heard_BT, tf.range(1, frames_BTF.shape[1] + 1), 1), axis=1)
     frames_BTF, _ = specaugment.frames(self._augmentation, self._inputs, frames_BTF, length_B, draws)
     return {**batch, 'inputs': frames_BTF}
+
+  def hear(self, features: Mapping[str, Any]) -> list[Part]:
+    return self._inputs.hear(features)
 
   def _make_inputs(
     self, fields: Any, features: Mapping[str, Any], examples: Examples, saved: Mapping[str, Any] | None

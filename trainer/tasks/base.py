@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.report.gallery import Part
 from trainer.tasks.metrics import MetricSet
 
 # Gives the raw decoded examples of the training split, once and in a fixed order. None where there are none to see:
@@ -36,6 +37,9 @@ class Task(abc.ABC):
     metrics: the metrics that are sums over examples, in training and in evaluation.
     prediction_modes: metrics that are not such sums, and are computed from the collected predictions of an evaluation;
       each with 'max' or 'min', whichever is better, or '' where neither is.
+    given: the raw feature that a prediction is made from; '' where there is not one, so that predictions are made of
+      examples of the dataset alone.
+    references: what of `readable` is the right answer and not the model's.
   """
 
   input_spec: Any
@@ -44,6 +48,8 @@ class Task(abc.ABC):
   draws: int = 0
   metrics: MetricSet
   prediction_modes: Mapping[str, str] = MappingProxyType({})
+  given: str = ''
+  references: tuple[str, ...] = ()
 
   @property
   def metric_names(self) -> tuple[str, ...]:
@@ -140,6 +146,36 @@ class Task(abc.ABC):
       prediction: the nest that `predictions` gives, as np.ndarray without the dimension of the batch.
     """
     return {'outputs': np.asarray(prediction).tolist()}
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    """What the model is given of one example, and the right answer, for people to look at.
+
+    Args:
+      example: 'inputs', and 'targets' where they are known: np.ndarray as `example` or `augment` gives them, without
+        the dimension of the batch.
+    """
+    return [Part(name, 'text', str(example[name])) for name in ('inputs', 'targets') if name in example]
+
+  def hear(self, features: Mapping[str, Any]) -> list[Part]:
+    """What can be had of the raw example alone: its sound."""
+    del features
+    return []
+
+  def draw(self, example: Mapping[str, Any], prediction: Any) -> list[Part]:
+    """One example's prediction, for people to look at.
+
+    Args:
+      example: as for `look`.
+      prediction: as for `readable`.
+    """
+    del example
+    said = {name: value for name, value in self.readable(prediction).items() if name not in self.references}
+    return [Part(name, 'text', value if isinstance(value, str) else str(value)) for name, value in said.items()]
+
+  def mistake(self, prediction: Any) -> tuple[str, str] | None:
+    """(right answer, answer given) by name, where a prediction is one of a few; for a matrix of confusions."""
+    del prediction
+    return None
 
   @abc.abstractmethod
   def state(self) -> dict[str, Any]:

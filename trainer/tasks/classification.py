@@ -17,9 +17,10 @@ import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, each, fraction
+from trainer.report.gallery import Part
 from trainer.tasks import augment, catalogue, mixup, randaugment
 from trainer.tasks import inputs as inputs_lib
-from trainer.tasks.base import Examples, Task
+from trainer.tasks.base import Call, Examples, Task
 from trainer.tasks.metrics import MetricSet
 
 # What a Keras loss or metric is given as (y_true, y_pred), by class name; those not named get _OTHERS. Logits are of
@@ -60,6 +61,8 @@ LOSSES = (
   'sparse_categorical_crossentropy', 'squared_hinge', 'tversky',
 )  # fmt: skip
 METRICS = tuple(catalogue.metrics())
+# So many classes are named with their probabilities.
+_LIKELIEST = 5
 
 
 def _check_loss(name: str) -> str:
@@ -101,6 +104,8 @@ FIELDS: dict[str, Field] = {
 class Classification(Task):
   """Classification of one dataset's examples."""
 
+  references = ('label',)
+
   def __init__(
     self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
   ):
@@ -115,7 +120,7 @@ class Classification(Task):
     self.units = 1 if fields.single_logit else self._classes
     self.activation = 'sigmoid' if fields.single_logit else 'softmax'
     self._inputs = self._make_inputs(fields, features, examples, saved and saved['inputs'])
-    self.input_spec = self._inputs.spec
+    self.input_spec, self.given = self._inputs.spec, self._inputs.name
     self._augmentation = fields
     # Uniform numbers for each of: move, change colours, mix.
     self._draws = self._count_draws(fields)
@@ -157,6 +162,38 @@ class Classification(Task):
   def _losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     y_true, y_pred = self._view(type(self._loss).__name__, outputs, batch)
     return tf.ensure_shape(self._loss(y_true, y_pred), outputs.shape[:1])
+
+  def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """'probabilities' float32 [B, C]; 'label' int32 [B], the right class."""
+    return {'probabilities': tf.nn.softmax(self._logits(outputs)), 'label': batch['targets']}
+
+  def readable(self, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The likeliest class, the probabilities of the likeliest five, and the right class."""
+    probabilities_C = prediction['probabilities']
+    best = np.argsort(-probabilities_C, kind='stable')[:_LIKELIEST].tolist()
+    return {
+      'class': self._class(best[0]),
+      'probabilities': {str(self._class(i)): round(float(probabilities_C[i]), 6) for i in best},
+      'label': self._class(int(prediction['label'])),
+    }
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    parts = self._inputs.look(example['inputs'])
+    if 'targets' in example:
+      parts.append(Part('label', 'text', str(self._class(int(example['targets'])))))
+    if 'mixed_share' in example:
+      others, share = self._class(int(example['mixed_targets'])), 1.0 - float(example['mixed_share'])
+      parts.append(Part('mixed in', 'text', f'{share:.2f} of {others}'))
+    return parts
+
+  def draw(self, example: Mapping[str, Any], prediction: Mapping[str, np.ndarray]) -> list[Part]:
+    return [Part('prediction', 'shares', self.readable(prediction)['probabilities'])]
+
+  def mistake(self, prediction: Mapping[str, np.ndarray]) -> tuple[str, str]:
+    return str(self._class(int(prediction['label']))), str(self._class(int(prediction['probabilities'].argmax())))
+
+  def _class(self, label: int) -> str | int:
+    return self._names[label] if self._names else label
 
   def state(self) -> dict[str, Any]:
     return {'inputs': self._inputs.state(), 'label': self._label, 'classes': self._classes, 'names': self._names}
@@ -208,6 +245,11 @@ class Classification(Task):
   def _weighted_view(self, kind: str, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tuple[tf.Tensor, ...]:
     return *self._view(kind, outputs, batch), batch['weight']
 
+  def _logits(self, outputs: tf.Tensor) -> tf.Tensor:
+    """float32 [B, C]; a sigmoid of z is the softmax of (0, z)."""
+    outputs = tf.cast(outputs, tf.float32)
+    return tf.concat([tf.zeros_like(outputs), outputs], axis=1) if self.units == 1 else outputs
+
   def _view(self, kind: str, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """Targets and outputs as the Keras loss or metric of class `kind` wants them."""
     want_true, want_pred = _VIEWS.get(kind, _OTHERS)
@@ -218,8 +260,7 @@ class Classification(Task):
       y_true = labels_B
     else:
       y_true = tf.one_hot(labels_B, self._classes)
-    # A sigmoid of z is the softmax of (0, z).
-    logits_BC = tf.concat([tf.zeros_like(outputs), outputs], axis=1) if self.units == 1 else outputs
+    logits_BC = self._logits(outputs)
     match want_pred:
       case 'raw':
         return y_true, outputs

@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least
+from trainer.report.gallery import Part
 from trainer.tasks import audio, ctc_loss, edits, specaugment
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Call, Examples, Task
@@ -46,6 +47,8 @@ _ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
 class Ctc(Task):
   """Recordings to texts."""
 
+  references = ('reference',)
+
   def __init__(
     self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
   ):
@@ -55,6 +58,7 @@ class Ctc(Task):
     self._transcript = inputs_lib.pick('task.transcript', fields.transcript, fitting, features, 'a text')
     self._lowercase, self._most, self._fields = fields.lowercase, fields.max_characters, fields
     self._mel = audio.LogMel(fields, features, examples, saved and saved['inputs'])
+    self.given = self._mel.name
     if saved is not None:
       characters = saved['characters']
     elif fields.characters or examples is None:
@@ -143,6 +147,15 @@ class Ctc(Task):
 
   def readable(self, prediction: Any) -> dict[str, Any]:
     return {'text': self._text(prediction['path']), 'reference': self._text(prediction['symbols'])}
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    parts = self._mel.look(example['inputs']['frames'][: int(example['inputs']['length'])])
+    if 'targets' in example:
+      parts.append(Part('transcript', 'text', self._text(example['targets']['symbols'])))
+    return parts
+
+  def hear(self, features: Mapping[str, Any]) -> list[Part]:
+    return self._mel.hear(features)
 
   def state(self) -> dict[str, Any]:
     return {

@@ -25,6 +25,8 @@ import tensorflow_datasets as tfds
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, at_least, fraction
 from trainer.models import detector
+from trainer.report import drawing
+from trainer.report.gallery import Part
 from trainer.tasks import augment, boxes
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Call, Examples, Task
@@ -90,7 +92,7 @@ class Detection(Task):
     self._inputs = inputs_lib.Inputs(whole, features, self._objects, examples, saved and saved['inputs'])
     if not self._inputs.is_image:
       raise ConfigError(f'task.input={self._inputs.name!r} is not an image: take another task.input')
-    self.input_spec = self._inputs.spec
+    self.input_spec, self.given = self._inputs.spec, self._inputs.name
     self._size = tuple(self.input_spec.shape[:2])
     levels = tuple(fields.levels) or tuple(config.model.get('levels', ()))
     if not levels:
@@ -184,6 +186,26 @@ class Detection(Task):
         if label != boxes.NONE
       ]
     }
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    parts = self._inputs.look(example['inputs'])
+    if 'targets' in example:
+      true = example['targets']
+      there = true['labels'] != boxes.NONE
+      names = [self._name(label) for label in true['labels'][there].tolist()]
+      parts.append(Part('objects', 'image', drawing.boxed(parts[0].value, true['boxes'][there], names)))
+    return parts
+
+  def draw(self, example: Mapping[str, Any], prediction: Mapping[str, np.ndarray]) -> list[Part]:
+    """The boxes whose score is a half or more, or the best one."""
+    there = (prediction['labels'] != boxes.NONE) & (prediction['scores'] >= min(0.5, prediction['scores'].max()))
+    pairs = zip(prediction['labels'][there].tolist(), prediction['scores'][there].tolist(), strict=True)
+    names = [f'{self._name(label)} {score:.2f}' for label, score in pairs]
+    image = self._inputs.look(example['inputs'])[0].value
+    return [Part('found', 'image', drawing.boxed(image, prediction['boxes'][there], names))]
+
+  def _name(self, label: int) -> str:
+    return str(self._names[label] if self._names else label)
 
   def state(self) -> dict[str, Any]:
     return {'objects': self._objects, 'classes': self._names or self._classes, 'inputs': self._inputs.state()}

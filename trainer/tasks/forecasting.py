@@ -19,8 +19,9 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least
+from trainer.report.gallery import Part
 from trainer.tasks import inputs as inputs_lib
-from trainer.tasks.base import Examples, Task
+from trainer.tasks.base import Call, Examples, Task
 from trainer.tasks.metrics import MetricSet
 
 
@@ -35,6 +36,10 @@ FIELDS: dict[str, Field] = {
   'history': Field(0, 'steps that the model sees; 0: all but the last horizon', at_least(0), fixed=True),
   'every': Field(1, 'of the history each so-manieth step is seen, counted back from the last', at_least(1), fixed=True),
 }
+
+
+# Steps of a window that are shown.
+_SHOWN = 12
 
 
 class HorizonErrors(MetricSet):
@@ -66,6 +71,8 @@ class HorizonErrors(MetricSet):
 class Forecasting(Task):
   """Forecasting on windows of a series."""
 
+  references = ('true',)
+
   def __init__(
     self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
   ):
@@ -90,7 +97,7 @@ class Forecasting(Task):
     # In time: the last of them is the last step seen.
     self._seen = np.arange(self._last, -1, -fields.every)[::-1].copy()
     self._ahead = self._last + np.array(horizons)
-    self.units = len(horizons) * channels
+    self.units, self.given, self._horizons = len(horizons) * channels, self._series, horizons
     self.input_spec = tf.TensorSpec((len(self._seen), channels), tf.float32)
     mean, deviation, scale = np.zeros([channels]), np.ones([channels]), np.ones([self.units])
     if saved is not None:
@@ -113,6 +120,28 @@ class Forecasting(Task):
   def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
     return tf.reduce_mean((tf.cast(outputs, tf.float32) - batch['targets']) ** 2, axis=-1)
 
+  def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """'values' at the horizons and the 'true' ones, float32 [B, U], in the unit of the series."""
+    repeat = self.units // len(self._mean)
+    last_BU = tf.tile(batch['inputs'][:, -1] * _f32(self._deviation) + _f32(self._mean), [1, repeat])
+    unit_U = self._repeated(self._deviation) * _f32(self._scale)
+    changes = {'values': tf.cast(outputs, tf.float32), 'true': batch['targets']}
+    return {name: last_BU + change * unit_U for name, change in changes.items()}
+
+  def readable(self, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """By horizon a value for each channel, in the unit of the series."""
+
+    def by_horizon(values_U: np.ndarray) -> dict[str, list[float]]:
+      values = values_U.astype(float).reshape(len(self._horizons), -1).tolist()
+      return dict(zip(map(str, self._horizons), values, strict=True))
+
+    return {'forecast': by_horizon(prediction['values']), 'true': by_horizon(prediction['true'])}
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    values_TC = example['inputs'] * self._deviation + self._mean
+    rows = '\n'.join(' '.join(f'{value:.6g}' for value in row) for row in values_TC[-_SHOWN:].tolist())
+    return [Part(f'the last {min(_SHOWN, len(values_TC))} steps that are seen', 'text', rows)]
+
   def state(self) -> dict[str, Any]:
     return {
       'series': self._series,
@@ -131,6 +160,10 @@ class Forecasting(Task):
 
   def _repeated(self, per_channel: np.ndarray) -> np.ndarray:
     return np.tile(per_channel, self.units // len(per_channel)).astype(np.float32)
+
+
+def _f32(statistic: np.ndarray) -> np.ndarray:
+  return statistic.astype(np.float32)
 
 
 def create(

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, above, each, nearest, one_of
+from trainer.report.gallery import Part
 from trainer.tasks.base import Examples
 
 
@@ -49,6 +50,8 @@ FIELDS: dict[str, Field] = {
 }
 
 STATISTICS_BATCH = 1024
+# Of a vector, as many numbers are shown.
+_SHOWN = 64
 
 
 class Inputs:
@@ -82,6 +85,7 @@ class Inputs:
     self.name = _choose(fields.input, features, target)
     feature = features[self.name]
     self.is_image = isinstance(feature, tfds.features.Image)
+    self._largest = 255.0 if tf.as_dtype(_first_dtype(feature)).is_integer else 1.0
     self._size, self._keep_aspect = tuple(fields.image_size), fields.keep_aspect
     self._parts = _flat(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
@@ -114,6 +118,22 @@ class Inputs:
   def raw(self, inputs: tf.Tensor) -> tf.Tensor:
     """The inverse of `normalized`."""
     return inputs * self._deviation.astype(np.float32) + self._mean.astype(np.float32)
+
+  def look(self, inputs: np.ndarray) -> list[Part]:
+    """One example's inputs as people see them: a picture, or numbers by name."""
+    values = np.asarray(inputs, np.float64) * self._deviation + self._mean
+    if self.is_image:
+      return [Part(self.name, 'image', pixels(values, self._largest))]
+    names = self._number_names() or [str(i) for i in range(values.size)]
+    numbers = [round(value, 6) for value in values.ravel()[:_SHOWN].tolist()]
+    return [Part(self.name, 'numbers', dict(zip(names, numbers, strict=False)))]
+
+  def _number_names(self) -> list[str]:
+    found = []
+    for path, (feature, width) in self._parts.items():
+      classes = feature.names if isinstance(feature, tfds.features.ClassLabel) else range(width)
+      found += ['/'.join(path)] if width == 1 else [f'{"/".join(path)}={part}' for part in classes]
+    return found
 
   @property
   def black(self) -> np.ndarray:
@@ -164,6 +184,12 @@ class Inputs:
       value = middle(value, self._size) if self._keep_aspect else value
       value = tf.image.resize(value, self._size, antialias=True)
     return tf.ensure_shape(value, self.spec.shape)
+
+
+def pixels(values_HWC: np.ndarray, largest: float) -> np.ndarray:
+  """Values from 0 to `largest` as uint8 [H, W, 1 or 3]; of more channels the first."""
+  channels = 3 if values_HWC.shape[-1] == 3 else 1
+  return np.clip(np.round(values_HWC[..., :channels] * (255.0 / largest)), 0, 255).astype(np.uint8)
 
 
 def moments(dataset: tf.data.Dataset, *, keep: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,6 +265,10 @@ def middle(image_HWC: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
   wide = tf.clip_by_value(tf.cast(tf.round(scale * size[1]), tf.int32), 1, width)
   top, left = (height - high) // 2, (width - wide) // 2
   return image_HWC[top : top + high, left : left + wide]
+
+
+def _first_dtype(feature: Any) -> Any:
+  return np.float32 if isinstance(feature, tfds.features.FeaturesDict) else feature.np_dtype
 
 
 def _choose(wanted: str, features: Mapping[str, Any], target: str) -> str:

@@ -20,11 +20,24 @@ from trainer.tasks import sampling
 from trainer.tasks.base import Call, Examples
 from trainer.tasks.packed_tokens import PackedTokens
 
+
+def _share(value: float) -> str:
+  return '' if 0 < value <= 1 else 'must be above 0 and at most 1'
+
+
 FIELDS: dict[str, Field] = {
   'prompt_tokens': Field(0, 'mode predict: tokens of an example that are gone on from; 0: half of them', at_least(0)),
   'new_tokens': Field(256, 'mode predict: tokens that are written', at_least(1)),
   'temperature': Field(0.8, 'mode predict: what logits are divided by before a draw; 0: the likeliest', at_least(0)),
   'top_k': Field(0, 'mode predict: one of so many likeliest tokens is drawn; 0: of all', at_least(0)),
+  'top_p': Field(
+    1.0, 'mode predict: one of the likeliest tokens that together have this probability is drawn; 1: of all', _share
+  ),
+  'cache': Field(
+    True,
+    'mode predict: the model keeps what it computed for earlier tokens; False: all is computed again for each token, '
+    'which any model can',
+  ),
 }  # fmt: skip
 
 
@@ -68,6 +81,8 @@ class LanguageModeling(PackedTokens):
       count=fields.new_tokens,
       temperature=fields.temperature,
       top_k=fields.top_k,
+      top_p=fields.top_p,
+      keeps=fields.cache,
       seed=self._seed,
       numbers=batch['index'],
     )

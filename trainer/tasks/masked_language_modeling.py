@@ -11,7 +11,7 @@ Dimensions: B batch, T places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.fields import Field
+from trainer.report.gallery import Part
 from trainer.tasks.base import Call, Examples
 from trainer.tasks.packed_tokens import PackedTokens
 
@@ -80,11 +81,18 @@ class MaskedLanguageModeling(PackedTokens):
 
   def readable(self, prediction: Any) -> dict[str, Any]:
     """Both as texts, what is hidden as an underscore."""
+    return {name: self._text(prediction[name]) for name in ('shown', 'read')}
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    parts = [Part('shown', 'text', self._text(example['inputs']))]
+    if 'targets' in example:
+      parts.append(Part('text', 'text', self._text(example['targets']['ids'])))
+    return parts
+
+  def _text(self, ids: Iterable[int]) -> str:
+    """The text of ids, a hidden one as an underscore."""
     gap = self.vocabulary.pieces.index(_GAP)
-    tokens = {
-      name: [gap if i == self.mask else i - 1 for i in map(int, prediction[name]) if i] for name in ('shown', 'read')
-    }
-    return {name: self.vocabulary.text(row) for name, row in tokens.items()}
+    return self.vocabulary.text([gap if i == self.mask else i - 1 for i in map(int, ids) if i])
 
   def _chosen(self, targets: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Which places are to be said, bool [..., T]."""

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
+from trainer.report.gallery import Part
 from trainer.tasks import token_loss
 from trainer.tasks.base import Task
 from trainer.tasks.metrics import MetricSet
@@ -88,6 +89,7 @@ class PackedTokens(Task):
   """
 
   vocabulary: Vocabulary
+  given = 'tokens'
 
   def __init__(
     self,
@@ -149,6 +151,9 @@ class PackedTokens(Task):
     said = self.said(outputs, batch)
     nats_BT = tf.where(said.targets >= 0, said.nats, 0.0)
     return tf.math.divide_no_nan(tf.reduce_sum(nats_BT, axis=1), _count(said.targets))
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    return [Part('text', 'text', self.vocabulary.text(example['inputs']))]
 
   def state(self) -> dict[str, Any]:
     return {'vocabulary': self.vocabulary.state(), 'length': self.length}

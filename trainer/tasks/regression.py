@@ -18,9 +18,10 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, each
+from trainer.report.gallery import Part
 from trainer.tasks import catalogue
 from trainer.tasks import inputs as inputs_lib
-from trainer.tasks.base import Examples, Task
+from trainer.tasks.base import Call, Examples, Task
 from trainer.tasks.metrics import MetricSet
 
 # These are taken of standardised targets and of the outputs as they are; the others of values in the dataset's unit,
@@ -87,7 +88,7 @@ class Regression(Task):
       )
     self.units = int(np.prod(shape))
     self._inputs = self._make_inputs(fields, features, examples, saved and saved['inputs'])
-    self.input_spec = self._inputs.spec
+    self.input_spec, self.given, self.references = self._inputs.spec, self._inputs.name, (f'true {self._target}',)
     self._poisson = catalogue.loss_name(fields.loss) == 'poisson'
     mean, deviation = np.zeros([self.units]), np.ones([self.units])
     if fields.standardize_target and saved is not None:
@@ -114,6 +115,22 @@ class Regression(Task):
     else:
       y_true, y_pred = batch['targets'], self._values(outputs)
     return tf.ensure_shape(self._loss(y_true, y_pred), outputs.shape[:1])
+
+  def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """'values' and the 'true' ones, float32 [B, U], in the dataset's unit."""
+    return {'values': self._values(tf.cast(outputs, tf.float32)), 'true': batch['targets']}
+
+  def readable(self, prediction: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A number, or a list of them, under the name of the target; in the dataset's unit."""
+    told = [prediction[name].astype(float).tolist() for name in ('values', 'true')]
+    told = [value[0] if self.units == 1 else value for value in told]
+    return dict(zip((self._target, *self.references), told, strict=True))
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    parts = self._inputs.look(example['inputs'])
+    if 'targets' in example:
+      parts.append(Part(self._target, 'text', ', '.join(f'{value:.6g}' for value in example['targets'].tolist())))
+    return parts
 
   def state(self) -> dict[str, Any]:
     return {

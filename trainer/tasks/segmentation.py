@@ -18,6 +18,8 @@ import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, each
+from trainer.report import drawing
+from trainer.report.gallery import Part
 from trainer.tasks import augment
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Call, Examples, Task
@@ -96,7 +98,7 @@ class Segmentation(Task):
     self._inputs = inputs_lib.Inputs(fields, features, self._mask, examples, saved and saved['inputs'])
     if not self._inputs.is_image:
       raise ConfigError(f'task.input={self._inputs.name!r} is not an image: take another task.input')
-    self.input_spec = self._inputs.spec
+    self.input_spec, self.given = self._inputs.spec, self._inputs.name
     self._size = tuple(self.input_spec.shape[:2])
     self._resizes, self._keep_aspect = bool(fields.image_size), fields.keep_aspect
     self._first, self._ignored = fields.first_label, fields.ignore_label
@@ -167,6 +169,18 @@ class Segmentation(Task):
     """The classes row by row, and which share of the image each has."""
     shares_C = np.bincount(prediction.ravel(), minlength=self.units) / prediction.size
     return {'classes': prediction.tolist(), 'shares': dict(zip(self._names, shares_C.round(6).tolist(), strict=True))}
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    parts = self._inputs.look(example['inputs'])
+    if 'targets' in example:
+      parts.append(Part('mask', 'image', drawing.masked(parts[0].value, example['targets'])))
+    return parts
+
+  def draw(self, example: Mapping[str, Any], prediction: np.ndarray) -> list[Part]:
+    image = self._inputs.look(example['inputs'])[0].value
+    shares_C = self.readable(prediction)['shares']
+    mask = Part('predicted mask', 'image', drawing.masked(image, prediction))
+    return [mask, Part('of the image', 'shares', shares_C)]
 
   def state(self) -> dict[str, Any]:
     return {'mask': self._mask, 'classes': list(self._names), 'inputs': self._inputs.state()}

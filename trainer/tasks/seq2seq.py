@@ -22,6 +22,7 @@ from absl import logging
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
+from trainer.report.gallery import Part
 from trainer.tasks import beam, edits, vocabulary
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Call, Examples, Task
@@ -78,6 +79,7 @@ class Seq2Seq(Task):
   """Sequence to sequence on two texts of one dataset."""
 
   prediction_modes = edits.MODES
+  references = ('reference',)
 
   def __init__(
     self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
@@ -85,6 +87,7 @@ class Seq2Seq(Task):
     """See `trainer.tasks.create`."""
     self._fields = fields = config.task
     self._source, self._target = _pick(fields, features)
+    self.given = self._source
     self._vocabularies = self._learn(examples, saved)
     self.units = max(each.size for each in self._vocabularies)
     self.input_spec = {
@@ -171,6 +174,13 @@ class Seq2Seq(Task):
       'reference': target.text(prediction['reference']),
       'score': float(prediction['score']),
     }
+
+  def look(self, example: Mapping[str, Any]) -> list[Part]:
+    source, target = self._vocabularies
+    parts = [Part(self._source, 'text', source.text(example['inputs']['source']))]
+    if 'targets' in example:
+      parts.append(Part(self._target, 'text', target.text(example['targets'])))
+    return parts
 
   def state(self) -> dict[str, Any]:
     source, target = self._vocabularies

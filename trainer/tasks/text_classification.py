@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from trainer.fields import Field, at_least
+from trainer.report.gallery import Part
 from trainer.tasks import augment, classification, mixup, randaugment
 from trainer.tasks import inputs as inputs_lib
 from trainer.tasks.base import Examples
@@ -51,6 +53,11 @@ class Bytes:
     # Zeros fill the text up; what a text may hold of them itself is one more than that, like any byte.
     seen = tf.cast(tf.io.decode_raw(tf.strings.substr(features[self.name], 0, length), tf.uint8), tf.int32) + 1
     return tf.ensure_shape(tf.pad(seen, [[0, length - tf.shape(seen)[0]]]), self.spec.shape)
+
+  def look(self, inputs: np.ndarray) -> list[Part]:
+    """The text that is seen."""
+    seen = bytes(int(value) - 1 for value in inputs if value)
+    return [Part(self.name, 'text', seen.decode(errors='replace'))]
 
   def state(self) -> dict[str, Any]:
     return {'feature': self.name, 'bytes': self.spec.shape[0]}
