@@ -44,7 +44,7 @@ MODES = {
   'lr_test': 'train some steps at a rising learning rate, and propose one; keeps nothing but lr_test.json',
   'overfit': 'train some steps on one batch, and say whether it was learnt; keeps nothing but overfit.json',
   'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',
-  'predict': 'print what one checkpoint makes of the evaluation split, a JSON object per example',
+  'predict': 'print what one checkpoint makes of files, lines or the evaluation split, a JSON object per example',
 }
 
 
@@ -59,6 +59,8 @@ class Command:
     checkpoint: 'latest', 'best' or a step, for the modes that read one.
     target: chips that mode plan is for; empty: this machine.
     search: whether mode plan looks for the largest batch.
+    inputs: files that mode predict reads; empty: data.eval_split.
+    pictures: whether mode predict also draws what it says.
     stop: the wish to stop, heard since the process began.
     phases: what the process is doing, since it began.
     ledger: writes that down, once it is known where.
@@ -71,6 +73,8 @@ class Command:
   checkpoint: str
   target: str
   search: bool
+  inputs: tuple[str, ...]
+  pictures: bool
   stop: Stop
   phases: Phases
   ledger: Ledger
@@ -96,6 +100,19 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   )
   flags.DEFINE_bool(
     'search', False, 'mode plan: look for the largest batch that fits into the target', flag_values=values
+  )
+  flags.DEFINE_multi_string(
+    'input',
+    [],
+    "mode predict: a file, a folder or a pattern of pictures, WAV files, texts or CSV files, or '-': lines of stdin; "
+    'may be given several times; none: data.eval_split',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'pictures',
+    False,
+    'mode predict: also draw what is predicted, into predictions/STEP of the work directory',
+    flag_values=values,
   )
 
 
@@ -134,9 +151,9 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
     raise ConfigError('--config is missing: name a config file, e.g. --config=configs/digits_cnn.py')
   if not values.workdir:
     raise ConfigError('--workdir is missing: name the directory of the run')
-  for name in ('target', 'search'):
-    if values[name].value and values.mode != 'plan':
-      raise ConfigError(f'--{name}={values[name].value} is for --mode=plan: add that, or leave it out')
+  for name, mode in {'target': 'plan', 'search': 'plan', 'input': 'predict', 'pictures': 'predict'}.items():
+    if values[name].value and values.mode != mode:
+      raise ConfigError(f'--{name}={values[name].value} is for --mode={mode}: add that, or leave it out')
   config_lib.check(config)
   return Command(
     config,
@@ -145,6 +162,8 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
     values.checkpoint,
     values.target,
     values.search,
+    tuple(values.input),
+    values.pictures,
     stop or Stop(),
     phases,
     ledger,

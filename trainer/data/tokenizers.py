@@ -64,6 +64,22 @@ def create(name: str, size: int) -> Tokenizer:
   return Learnt(size) if name == 'bpe' else Loaded(name)
 
 
+def of(vocabulary: Vocabulary, name: str) -> Tokenizer:
+  """What cuts texts into a vocabulary that is known.
+
+  Args:
+    vocabulary: of a prepared set.
+    name: `data.pack_tokenizer`.
+
+  Raises:
+    ConfigError: the file is not there; the package tokenizers is not installed; or the vocabulary is another's.
+  """
+  found = Relearnt(vocabulary) if name == 'bpe' else create(name, len(vocabulary))
+  if found.vocabulary.digest != vocabulary.digest:
+    raise ConfigError(f'data.pack_tokenizer={name!r} is not what the set was packed with: set it as it was')
+  return found
+
+
 class Bytes(Tokenizer):
   """Each byte is a token."""
 
@@ -115,6 +131,31 @@ class Learnt(_BytePairs):
     cutter.train_from_iterator(map(_decoded, _beginning(texts, _LEARNT_FROM)), teacher)
     self._cutter = _plain(cutter)
     self.vocabulary = _vocabulary('bpe', json.loads(cutter.to_str()))
+
+
+class Relearnt(_BytePairs):
+  """As Learnt, from the vocabulary alone: a token joins the two of lower numbers that its bytes are cut into."""
+
+  def __init__(self, vocabulary: Vocabulary):
+    package = _package('bpe')
+    self.name, self.vocabulary = f'bpe_{len(vocabulary)}', vocabulary
+    names = [''.join(map(_characters().__getitem__, piece)) for piece in vocabulary.pieces]
+    number = {piece: i for i, piece in enumerate(vocabulary.pieces) if i != vocabulary.end}
+    merges = [tuple(names[number[part]] for part in _halves(piece, number)) for piece in number if len(piece) > 1]
+    names[vocabulary.end] = _ENDS[0]
+    cutter = package.Tokenizer(package.models.BPE({name: i for i, name in enumerate(names)}, merges))
+    cutter.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    self._cutter = _plain(cutter)
+
+
+def _halves(piece: bytes, number: dict[bytes, int]) -> list[bytes]:
+  """What the bytes of a token are cut into by the tokens before it: two."""
+  parts = [piece[i : i + 1] for i in range(len(piece))]
+  while len(parts) > 2:
+    pairs = [number.get(parts[i] + parts[i + 1], len(number) + 1) for i in range(len(parts) - 1)]
+    place = min(range(len(pairs)), key=pairs.__getitem__)
+    parts[place : place + 2] = [parts[place] + parts[place + 1]]
+  return parts
 
 
 class Loaded(_BytePairs):

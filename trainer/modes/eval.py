@@ -25,7 +25,7 @@ def run(command: Any) -> None:
   Raises:
     ConfigError: there is no such checkpoint, it is damaged, or it is of another config.
   """
-  session, step = restored(command)
+  session, step, _ = restored(command)
   try:
     results = session.evaluator().evaluate()
   except DATA_ERRORS as error:
@@ -34,20 +34,36 @@ def run(command: Any) -> None:
     print(json.dumps({'step': step, 'split': 'eval', **results}))
 
 
-def restored(command: Any) -> tuple[session_lib.Session, int]:
+def _served(config: Any) -> Any:
+  """The config for one device. Packed texts are opened all the same, for their vocabulary."""
+  copy = config.copy_and_resolve_references()
+  with copy.unlocked():
+    copy.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
+    copy.optimizer.shard_state = False
+    if not config.data.pack_tokens:
+      copy.data.source = 'synthetic'
+  return copy.lock()
+
+
+def restored(command: Any, *, served: bool = False) -> tuple[session_lib.Session, int, Workdir]:
   """The run of a work directory at the checkpoint that the command line names, and its step; writes nothing.
+
+  Args:
+    command: what the command line says (trainer/main.py).
+    served: for examples that are in no dataset: on one device, without reading the data.
 
   Raises:
     ConfigError: there is no such checkpoint, it is damaged, or it is of another config.
   """
   config = command.config
-  where = cluster.discover(config)
   directory = Workdir(command.workdir, config.storage)
   command.closing.callback(directory.close)
   directory.read()
   if directory.earlier_config() is None:
     raise ConfigError(f'--workdir={command.workdir} holds no run: train first, or name the directory of a run')
   directory.adopt(config, trained=True, write=False)
+  config = _served(config) if served else config
+  where = cluster.discover(config)
   checkpoints = Checkpoints(directory.file(CHECKPOINTS), remote=directory.steps)
   step = choose(checkpoints, command.checkpoint, '--checkpoint', '--workdir')
   try:
@@ -57,5 +73,5 @@ def restored(command: Any) -> tuple[session_lib.Session, int]:
   session = session_lib.build(config, where, found.host['task'], on_strategy=command.stop.reinstall)
   if agreement.from_chief(session.strategy, where, step) != step:
     raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
-  session.restore(found)
-  return session, step
+  session.restore(found, check_data=not served)
+  return session, step, directory

@@ -56,7 +56,9 @@ class AudioClassification(classification.Classification):
   def _make_inputs(
     self, fields: Any, features: Mapping[str, Any], examples: Examples, saved: Mapping[str, Any] | None
   ) -> Any:
-    return Frames(fields, features, examples, saved)
+    frames = Frames(fields, features, examples, saved)
+    self.rate = frames.rate
+    return frames
 
   def _count_draws(self, fields: Any) -> tuple[int, int, int]:
     return specaugment.draws(fields), 0, 0

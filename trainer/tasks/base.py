@@ -39,6 +39,8 @@ class Task(abc.ABC):
       each with 'max' or 'min', whichever is better, or '' where neither is.
     given: the raw feature that a prediction is made from; '' where there is not one, so that predictions are made of
       examples of the dataset alone.
+    steps_given: where `given` is a series, the steps from its beginning that a prediction is made from; 0: it is none.
+    rate: where `given` is a recording, its samples per second; 0: it is none.
     references: what of `readable` is the right answer and not the model's.
   """
 
@@ -49,6 +51,8 @@ class Task(abc.ABC):
   metrics: MetricSet
   prediction_modes: Mapping[str, str] = MappingProxyType({})
   given: str = ''
+  steps_given: int = 0
+  rate: int = 0
   references: tuple[str, ...] = ()
 
   @property

@@ -58,7 +58,7 @@ class Ctc(Task):
     self._transcript = inputs_lib.pick('task.transcript', fields.transcript, fitting, features, 'a text')
     self._lowercase, self._most, self._fields = fields.lowercase, fields.max_characters, fields
     self._mel = audio.LogMel(fields, features, examples, saved and saved['inputs'])
-    self.given = self._mel.name
+    self.given, self.rate = self._mel.name, self._mel.rate
     if saved is not None:
       characters = saved['characters']
     elif fields.characters or examples is None:

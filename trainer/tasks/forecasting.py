@@ -94,6 +94,7 @@ class Forecasting(Task):
         'lower one of them'
       )
     self._last = history - 1
+    self.steps_given = history
     # In time: the last of them is the last step seen.
     self._seen = np.arange(self._last, -1, -fields.every)[::-1].copy()
     self._ahead = self._last + np.array(horizons)

@@ -72,8 +72,11 @@ class LanguageModeling(PackedTokens):
 
   def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> Any:
     """The beginning of each example, and how the model goes on: int32 [B, P], [B, new_tokens]."""
+    return self.go_on(call, batch['inputs'][:, : self._fields.prompt_tokens or (self.length + 1) // 2], batch['index'])
+
+  def go_on(self, call: Call, prompt_BP: tf.Tensor, numbers_B: tf.Tensor) -> dict[str, tf.Tensor]:
+    """'prompt' int32 [B, P], and how the model goes on, 'written' int32 [B, new_tokens]; see sampling.py."""
     fields = self._fields
-    prompt_BP = batch['inputs'][:, : fields.prompt_tokens or (self.length + 1) // 2]
     written = sampling.go_on(
       call,
       prompt_BP,
@@ -84,7 +87,7 @@ class LanguageModeling(PackedTokens):
       top_p=fields.top_p,
       keeps=fields.cache,
       seed=self._seed,
-      numbers=batch['index'],
+      numbers=numbers_B,
     )
     return {'prompt': prompt_BP, 'written': written}
 

@@ -37,6 +37,8 @@ FIELDS: dict[str, Field] = {'masked_share': Field(0.15, 'share of the places tha
 class MaskedLanguageModeling(PackedTokens):
   """Masked language modeling on one packed set."""
 
+  given = ''
+
   def __init__(
     self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
   ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,23 @@ from trainer.train.state import TrainState, as_computed
 
 # Batches evaluated between two returns to the host, where nothing but sums comes back.
 _BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+  """One example of the evaluation split.
+
+  Attributes:
+    index: its row.
+    prediction: what the task makes of it, as `task.readable` takes it.
+    loss: its loss, not weighted.
+    example: its 'inputs' and 'targets' as `task.look` takes them, where they were asked for, else None.
+  """
+
+  index: int
+  prediction: Any
+  loss: float
+  example: dict[str, Any] | None
 
 
 class Evaluator:
@@ -38,8 +56,8 @@ class Evaluator:
     with self.state.averaged():
       while done < batches:
         if collects:
-          size, (rows, *found) = 1, self._predict(iterator)
-          collected.append(_numpy(found))
+          size, (rows, found) = 1, self._predict(iterator, False)
+          collected.append((found['index'].numpy(), _numpy(found['predictions'])))
         else:
           size = min(_BLOCK, batches - done)
           rows = self._block(iterator, tf.constant(size))
@@ -52,23 +70,24 @@ class Evaluator:
       results |= self.task.prediction_results(self._in_order(collected))
     return {**results, 'examples': int(examples)}
 
-  def predict(self) -> Iterator[dict[str, Any]]:
-    """The task's prediction for each example of the evaluation split, in order, as a person reads it.
+  def predict(self, *, examples: bool = False) -> Iterator[Predicted]:
+    """The task's prediction for each example of the evaluation split, in order.
 
-    Yields:
-      What `task.readable` gives, and 'index', the row in the split.
+    Args:
+      examples: whether they are wanted too.
     """
     dataset, batches = self.pipeline.evaluate(self.strategy)
     iterator, waiting, following = iter(dataset), {}, 0
     with self.state.averaged():
       for _ in range(batches):
-        index, predictions = _numpy(self._predict(iterator)[1:])
-        for place, row in enumerate(index.tolist()):
+        found = _numpy(self._predict(iterator, examples)[1])
+        for place, row in enumerate(found['index'].tolist()):
           if row >= 0:
-            waiting[row] = _row(predictions, place)
+            each = _row(found, place)
+            waiting[row] = Predicted(row, each['predictions'], float(each['losses']), each.get('example'))
         # The replicas' parts come one after the other, so a whole batch is there before its rows are in order.
         while following in waiting:
-          yield {'index': following, **self.task.readable(waiting.pop(following))}
+          yield waiting.pop(following)
           following += 1
 
   def _in_order(self, collected: list[tuple[np.ndarray, Any]]) -> Any:
@@ -91,9 +110,10 @@ class Evaluator:
     return rows.stack()
 
   @tf.function
-  def _predict(self, iterator) -> tuple[tf.Tensor, tf.Tensor, Any]:
-    """Of one batch: the summed row, float32 [1, 3 + M]; index int64 [B]; the task's predictions [B, ...]."""
-    found = self.strategy.run(self._replica_predict, args=(next(iterator),))
+  def _predict(self, iterator, examples: bool) -> tuple[tf.Tensor, dict[str, Any]]:
+    """Of one batch: the summed row, float32 [1, 3 + M]; 'index' int64 [B], the task's 'predictions' [B, ...], 'losses'
+    float32 [B], and the 'example' [B, ...] if it is asked for."""
+    found = self.strategy.run(self._replica_predict, args=(next(iterator), examples))
     return tf.nest.map_structure(lambda each: self.strategy.experimental_local_results(each)[0], found)
 
   @tf.autograph.experimental.do_not_convert
@@ -101,22 +121,25 @@ class Evaluator:
     return Replicas().sum(self._sums_fn(batch))
 
   @tf.autograph.experimental.do_not_convert
-  def _replica_predict(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor, Any]:
-    sums, predictions = self._predicted_fn(batch)
-    found = batch['index'], predictions
+  def _replica_predict(self, batch: dict, examples: bool) -> tuple[tf.Tensor, dict[str, Any]]:
+    sums, found = self._predicted_fn(batch)
+    found = {'index': batch['index'], **found}
+    if examples:
+      found['example'] = {name: batch[name] for name in ('inputs', 'targets')}
     if self.strategy.num_replicas_in_sync > 1:
       context = tf.distribute.get_replica_context()
       found = tf.nest.map_structure(lambda each: context.all_gather(each, axis=0), found)
-    return Replicas().sum(sums)[tf.newaxis], *found
+    return Replicas().sum(sums)[tf.newaxis], found
 
   def _sums(self, batch: dict) -> tf.Tensor:
     """float32 [3 + M]: loss sum, weight sum, examples that are not padding, metric sums of this replica's batch."""
-    return self._sums_of(self._call(batch['inputs']), batch)
+    return self._sums_of(self._call(batch['inputs']), batch)[0]
 
-  def _predicted(self, batch: dict) -> tuple[tf.Tensor, Any]:
-    """The same sums, and the task's predictions for this replica's batch."""
+  def _predicted(self, batch: dict) -> tuple[tf.Tensor, dict[str, Any]]:
+    """The same sums; the task's 'predictions' for this replica's batch, and the 'losses'."""
     outputs = self._call(batch['inputs'])
-    return self._sums_of(outputs, batch), self.task.predictions(self._call, outputs, batch)
+    sums, losses = self._sums_of(outputs, batch)
+    return sums, {'predictions': self.task.predictions(self._call, outputs, batch), 'losses': losses}
 
   def _call(self, inputs: Any) -> tf.Tensor:
     """The model as it is evaluated, without writing to a variable."""
@@ -125,13 +148,13 @@ class Evaluator:
     buffers = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
     return model.stateless_call(parameters, buffers, inputs, training=False)[0]
 
-  def _sums_of(self, outputs: tf.Tensor, batch: dict) -> tf.Tensor:
+  def _sums_of(self, outputs: tf.Tensor, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
     weight = self.task.weights(batch)
     # A padded row may hold anything; its loss is left out rather than multiplied by 0, which would keep a NaN.
     losses = tf.where(weight > 0, self.task.losses(outputs, batch), 0.0)
     examples = tf.math.count_nonzero(batch['index'] >= 0, dtype=tf.float32)
     sums = tf.stack([tf.reduce_sum(losses * weight), tf.reduce_sum(weight), examples])
-    return tf.concat([sums, self.task.metric_values(outputs, batch)], 0)
+    return tf.concat([sums, self.task.metric_values(outputs, batch)], 0), losses
 
 
 def _numpy(nest: Any) -> Any:

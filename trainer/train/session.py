@@ -103,14 +103,18 @@ class Session:
       checkpoints.save(self.state.progress.step, arrays, self.host(), metric=metric, token=token)
     return True
 
-  def restore(self, restored: Restored) -> None:
+  def restore(self, restored: Restored, *, check_data: bool = True) -> None:
     """Puts a checkpoint in place of the state.
+
+    Args:
+      restored: of this run.
+      check_data: whether the data must be those that it was trained on.
 
     Raises:
       ConfigError: it is of another model, or of other data.
     """
     check_compatible(restored.arrays, self.state.expected())
-    if restored.host['data'] != self.pipeline.fingerprint:
+    if check_data and restored.host['data'] != self.pipeline.fingerprint:
       raise ConfigError(
         f'the data is not what checkpoint {restored.step} was trained on: it was {restored.host["data"]}, '
         f'and is now {self.pipeline.fingerprint}'

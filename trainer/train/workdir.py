@@ -175,6 +175,23 @@ class Workdir:
     except OSError as error:
       raise self._unusable(error) from error
 
+  def publish(self, name: str) -> str:
+    """Where the directory is in a bucket, copies a folder of the copy here to it. Returns where it is, for the user.
+
+    Raises:
+      ConfigError: the bucket cannot be written to.
+    """
+    if self._bucket is not None:
+      try:
+        for folder, _, files in os.walk(self.file(name)):
+          for file in files:
+            path = os.path.join(folder, file)
+            with open(path, 'rb') as opened:
+              self._bucket.write(os.path.relpath(path, self.path), opened.read())
+      except OSError as error:
+        raise self._unusable(error) from error
+    return self.shown(name)
+
   def text(self, name: str) -> str:
     """What a small file holds, as it is now; '' where there is none.
 

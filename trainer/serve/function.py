@@ -1,0 +1,87 @@
+"""A trained model as a function of raw features: what predictions on files are made by, and what is exported.
+
+Dimensions: B examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.serve import given
+
+
+class Served(tf.Module):
+  """The model of a session. From now on it holds the weights that an evaluation is of, and is not to be trained.
+
+  Attributes:
+    specs: name -> tf.TensorSpec of one raw example (trainer/serve/given.py).
+    writes: whether it goes on from the beginning of a text, int32 [B, P] of any P, and not from what is in `specs`.
+  """
+
+  def __init__(self, session: Any):
+    """Raises:
+    ConfigError: the task names no feature that it predicts from.
+    """
+    super().__init__(name='served')
+    self._task, self._features = session.task, session.dataset.features
+    self.writes = hasattr(session.task, 'go_on')
+    given.describe(self._task, self._features)
+    with session.state.averaged():
+      evaluated = [np.asarray(variable.value) for variable in session.state.evaluated]
+    for variable, value in zip(session.model.trainable_variables, evaluated, strict=True):
+      variable.assign(value)
+    self.model = session.model
+    self.specs = given.specs(self._task, self._features)
+    self._targets = session.pipeline.batch_spec['targets']
+    self._prepared = tf.function(self._prepare, reduce_retracing=True, autograph=False)
+    self._predicted = tf.function(self.predicted, reduce_retracing=True, autograph=False)
+    self._written = tf.function(self.written, reduce_retracing=True, autograph=False)
+
+  def prepare(self, value: Any) -> Any:
+    """The inputs of one raw example, out of what `reading.examples` gives."""
+    flat = given.flat(self._task, value)
+    return self._prepared({name: tf.constant(flat[name], spec.dtype) for name, spec in self.specs.items()})
+
+  def predict(self, inputs: Sequence[Any]) -> list[Any]:
+    """Predictions of prepared examples, as `task.readable` takes them: nests of np.ndarray, one per example."""
+    batch = tf.nest.map_structure(lambda *parts: tf.stack(parts), *inputs)
+    return _rows(self._predicted(batch), len(inputs))
+
+  def go_on(self, prompts: Sequence[np.ndarray], numbers: Sequence[int]) -> list[Any]:
+    """What is written behind the beginnings of texts of one length, int32 [P] each; see `predict`."""
+    ids = tf.constant(np.stack(prompts), tf.int32)
+    return _rows(self._written(ids, tf.constant(numbers, tf.int64)), len(prompts))
+
+  def outputs(self, values: Mapping[str, tf.Tensor]) -> Any:
+    """Raw examples [B, ...], by the names of `specs` -> predictions [B, ...]; in graph operations."""
+    spec = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), self._task.input_spec)
+    return self.predicted(tf.map_fn(self._prepare, dict(values), fn_output_signature=spec))
+
+  def predicted(self, inputs: Any) -> Any:
+    """Prepared inputs [B, ...] -> predictions; where they tell the right answer, it is 0."""
+    count = tf.shape(tf.nest.flatten(inputs)[0])[0]
+    unknown = tf.nest.map_structure(lambda spec: tf.zeros([count, *spec.shape[1:]], spec.dtype), self._targets)
+    batch = {'inputs': inputs, 'targets': unknown, 'index': tf.range(count, dtype=tf.int64)}
+    found = self._task.predictions(self._call, self._call(inputs), batch)
+    return found if isinstance(found, dict) else {'predictions': found}
+
+  def written(self, prompt_BP: tf.Tensor, numbers_B: tf.Tensor) -> Any:
+    """Beginnings of texts -> {'prompt', 'written'}; draws depend on the numbers of the texts."""
+    return self._task.go_on(self._call, prompt_BP, numbers_B)
+
+  def _prepare(self, values: Mapping[str, tf.Tensor]) -> Any:
+    return self._task.example(given.example(self._task, self._features, values))['inputs']
+
+  def _call(self, inputs: Any) -> Any:
+    return self.model(inputs, training=False)
+
+
+def _rows(predictions: Mapping[str, tf.Tensor], count: int) -> list[Any]:
+  whole = {name: value.numpy() for name, value in predictions.items()}
+  if list(whole) == ['predictions']:
+    return [whole['predictions'][row] for row in range(count)]
+  return [{name: value[row] for name, value in whole.items()} for row in range(count)]
