@@ -21,7 +21,7 @@ import ml_collections
 from trainer import models, tasks, tokens
 from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
-from trainer.fields import Field, above, at_least, fraction, nearest, one_of, shares
+from trainer.fields import Field, above, at_least, each, fraction, nearest, one_of, shares
 from trainer.optim import optimizers, rounding, schedules, sharding
 from trainer.storage import bucket
 
@@ -133,6 +133,10 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'lowest_rate': Field(1e-6, 'learning rate at which lr_test begins', above(0)),
     'highest_rate': Field(10.0, 'learning rate at which it ends, if the loss has not diverged before', above(0)),
   },
+  'export': {
+    'formats': Field(('keras', 'safetensors', 'tflite'), 'what mode export writes beside the SavedModel', each(one_of('keras', 'safetensors', 'tflite'))),
+    'check_examples': Field(1000, 'examples of data.eval_split that export and checkpoint are compared on', at_least(1)),
+  },
   'storage': bucket.FIELDS,
   'faults': {
     'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),
@@ -231,9 +235,9 @@ def _check_across(config: ml_collections.ConfigDict) -> None:
   if data.lanes > batch:
     raise ConfigError(f'data.lanes={data.lanes} is more than train.global_batch_size={batch}: lower data.lanes')
   rows = mixture_rows(config)
-  for each in rows:
-    if data.lanes and each % data.lanes:
-      what = f'{each} examples of a set in a batch are' if len(rows) > 1 else f'train.global_batch_size={batch} is'
+  for share in rows:
+    if data.lanes and share % data.lanes:
+      what = f'{share} examples of a set in a batch are' if len(rows) > 1 else f'train.global_batch_size={batch} is'
       raise ConfigError(f'{what} not divisible by data.lanes={data.lanes}')
   if optimizer.warmup_steps > train.steps:
     raise ConfigError(f'optimizer.warmup_steps={optimizer.warmup_steps} is more than train.steps={train.steps}')

@@ -41,6 +41,7 @@ MODES = {
   'train': 'train to train.steps with evaluation in between; the same command resumes',
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
   'continuous_eval': 'evaluate each checkpoint of a run that may be under way, once, until training is complete',
+  'export': 'write one checkpoint as a SavedModel that takes raw features, checked, with a model card',
   'lr_test': 'train some steps at a rising learning rate, and propose one; keeps nothing but lr_test.json',
   'overfit': 'train some steps on one batch, and say whether it was learnt; keeps nothing but overfit.json',
   'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',

@@ -34,23 +34,24 @@ def run(command: Any) -> None:
     print(json.dumps({'step': step, 'split': 'eval', **results}))
 
 
-def _served(config: Any) -> Any:
-  """The config for one device. Packed texts are opened all the same, for their vocabulary."""
+def _alone(config: Any, reads_data: bool) -> Any:
+  """The config for one device. Packed texts are opened in any case, for their vocabulary."""
   copy = config.copy_and_resolve_references()
   with copy.unlocked():
     copy.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
     copy.optimizer.shard_state = False
-    if not config.data.pack_tokens:
+    if not (reads_data or config.data.pack_tokens):
       copy.data.source = 'synthetic'
   return copy.lock()
 
 
-def restored(command: Any, *, served: bool = False) -> tuple[session_lib.Session, int, Workdir]:
+def restored(command: Any, *, alone: bool = False, reads_data: bool = True) -> tuple[session_lib.Session, int, Workdir]:
   """The run of a work directory at the checkpoint that the command line names, and its step; writes nothing.
 
   Args:
     command: what the command line says (trainer/main.py).
-    served: for examples that are in no dataset: on one device, without reading the data.
+    alone: whether on one device, whatever the config says.
+    reads_data: if alone, whether examples of the dataset are wanted; without them it need not be there.
 
   Raises:
     ConfigError: there is no such checkpoint, it is damaged, or it is of another config.
@@ -62,7 +63,7 @@ def restored(command: Any, *, served: bool = False) -> tuple[session_lib.Session
   if directory.earlier_config() is None:
     raise ConfigError(f'--workdir={command.workdir} holds no run: train first, or name the directory of a run')
   directory.adopt(config, trained=True, write=False)
-  config = _served(config) if served else config
+  config = _alone(config, reads_data) if alone else config
   where = cluster.discover(config)
   checkpoints = Checkpoints(directory.file(CHECKPOINTS), remote=directory.steps)
   step = choose(checkpoints, command.checkpoint, '--checkpoint', '--workdir')
@@ -73,5 +74,5 @@ def restored(command: Any, *, served: bool = False) -> tuple[session_lib.Session
   session = session_lib.build(config, where, found.host['task'], on_strategy=command.stop.reinstall)
   if agreement.from_chief(session.strategy, where, step) != step:
     raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
-  session.restore(found, check_data=not served)
+  session.restore(found, check_data=reads_data)
   return session, step, directory

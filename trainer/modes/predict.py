@@ -59,7 +59,7 @@ def _of_files(command: Any) -> None:
     files = reading.expand(list(command.inputs))
   except reading.BadInput as error:
     raise ConfigError(f'--input={error}') from error
-  session, step, directory = restored(command, served=True)
+  session, step, directory = restored(command, alone=True, reads_data=False)
   served, drawn = Served(session), _Drawn(command, session, step, directory)
   told = given.describe(session.task, session.dataset.features)
   size = session.config.eval.global_batch_size or session.config.train.global_batch_size

@@ -34,6 +34,8 @@ _DISTRIBUTIONS = (
   'protobuf',
 )
 _GIT_SECONDS = 10
+# Where this program lies, for `git_state`.
+PACKAGE = os.path.dirname(os.path.abspath(trainer.__file__))
 # A run on preemptible machines may have thousands; the first, and the newest, are kept.
 _MOST_ATTEMPTS = 200
 
@@ -56,7 +58,7 @@ def append(path: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     'host': socket.gethostname(),
     'platform': platform.platform(),
     'versions': versions(),
-    'git': git_state(os.path.dirname(os.path.abspath(trainer.__file__))),
+    'git': git_state(PACKAGE),
     **facts,
   }
   try:

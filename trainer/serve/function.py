@@ -5,6 +5,7 @@ Dimensions: B examples.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ class Served(tf.Module):
 
   Attributes:
     specs: name -> tf.TensorSpec of one raw example (trainer/serve/given.py).
+    argument: the same names -> those of a signature's arguments, where only letters, digits and underscores may be.
     writes: whether it goes on from the beginning of a text, int32 [B, P] of any P, and not from what is in `specs`.
   """
 
@@ -29,13 +31,14 @@ class Served(tf.Module):
     super().__init__(name='served')
     self._task, self._features = session.task, session.dataset.features
     self.writes = hasattr(session.task, 'go_on')
-    given.describe(self._task, self._features)
+    given.describe(self._task, self._features)  # raises where there is nothing
     with session.state.averaged():
       evaluated = [np.asarray(variable.value) for variable in session.state.evaluated]
     for variable, value in zip(session.model.trainable_variables, evaluated, strict=True):
       variable.assign(value)
     self.model = session.model
     self.specs = given.specs(self._task, self._features)
+    self.argument = {path: re.sub(r'\W', '_', path) for path in self.specs}
     self._targets = session.pipeline.batch_spec['targets']
     self._prepared = tf.function(self._prepare, reduce_retracing=True, autograph=False)
     self._predicted = tf.function(self.predicted, reduce_retracing=True, autograph=False)
@@ -56,16 +59,45 @@ class Served(tf.Module):
     ids = tf.constant(np.stack(prompts), tf.int32)
     return _rows(self._written(ids, tf.constant(numbers, tf.int64)), len(prompts))
 
-  def outputs(self, values: Mapping[str, tf.Tensor]) -> Any:
-    """Raw examples [B, ...], by the names of `specs` -> predictions [B, ...]; in graph operations."""
-    spec = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), self._task.input_spec)
-    return self.predicted(tf.map_fn(self._prepare, dict(values), fn_output_signature=spec))
+  def signature(self, *, one: bool = False) -> Any:
+    """The concrete function of raw examples, named by `argument`, to those outputs that the model itself makes.
 
-  def predicted(self, inputs: Any) -> Any:
-    """Prepared inputs [B, ...] -> predictions; where they tell the right answer, it is 0."""
+    Where it `writes` the arguments are 'tokens' int32 [B, P] and 'numbers' int64 [B], of the texts.
+
+    Args:
+      one: of one example, not of any number.
+    """
+    count = 1 if one else None
+    if self.writes:
+      wanted = [tf.TensorSpec([count, None], tf.int32, 'tokens'), tf.TensorSpec([count], tf.int64, 'numbers')]
+      return tf.function(lambda tokens, numbers: {'written': self.written(tokens, numbers)['written']}, wanted,
+                         autograph=False).get_concrete_function()  # fmt: skip
+    wanted = [tf.TensorSpec([count, *s.shape], s.dtype, self.argument[path]) for path, s in self.specs.items()]
+    prepared = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), self._task.input_spec)
+    told = self._own_outputs()
+
+    def run(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+      raw = dict(zip(self.specs, values, strict=True))
+      found = self.predicted(tf.map_fn(self._prepare, raw, fn_output_signature=prepared))
+      return {name: found[name] for name in told}
+
+    return tf.function(run, wanted, autograph=False).get_concrete_function()
+
+  def _own_outputs(self) -> list[str]:
+    """The names of those predictions that are not made of the right answer."""
+    unknown = tf.nest.map_structure(lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), self._targets)
+    inputs = tf.nest.map_structure(lambda spec: tf.TensorSpec([None, *spec.shape], spec.dtype), self._task.input_spec)
+    function = tf.function(self.predicted, autograph=False).get_concrete_function(inputs, unknown)
+    first = len(tf.nest.flatten(inputs))
+    answers = {id(tensor) for tensor in function.inputs[first : first + len(tf.nest.flatten(unknown))]}
+    return [name for name, tensor in function.structured_outputs.items() if not _made_of(tensor, answers)]
+
+  def predicted(self, inputs: Any, targets: Any = None) -> Any:
+    """Prepared inputs [B, ...] -> predictions by name; the right answers are 0 where they are not given."""
     count = tf.shape(tf.nest.flatten(inputs)[0])[0]
-    unknown = tf.nest.map_structure(lambda spec: tf.zeros([count, *spec.shape[1:]], spec.dtype), self._targets)
-    batch = {'inputs': inputs, 'targets': unknown, 'index': tf.range(count, dtype=tf.int64)}
+    if targets is None:
+      targets = tf.nest.map_structure(lambda spec: tf.zeros([count, *spec.shape[1:]], spec.dtype), self._targets)
+    batch = {'inputs': inputs, 'targets': targets, 'index': tf.range(count, dtype=tf.int64)}
     found = self._task.predictions(self._call, self._call(inputs), batch)
     return found if isinstance(found, dict) else {'predictions': found}
 
@@ -78,6 +110,19 @@ class Served(tf.Module):
 
   def _call(self, inputs: Any) -> Any:
     return self.model(inputs, training=False)
+
+
+def _made_of(tensor: Any, sources: set[int]) -> bool:
+  """Whether one of the tensors of these ids is needed to compute a tensor of a graph."""
+  seen, waiting = set(), [tensor]
+  while waiting:
+    each = waiting.pop()
+    if id(each) in sources:
+      return True
+    if id(each) not in seen:
+      seen.add(id(each))
+      waiting += each.op.inputs
+  return False
 
 
 def _rows(predictions: Mapping[str, tf.Tensor], count: int) -> list[Any]:

@@ -151,6 +151,15 @@ class Task(abc.ABC):
     """
     return {'outputs': np.asarray(prediction).tolist()}
 
+  def wording(self) -> dict[str, dict[str, Any]]:
+    """What numbers of `predictions` stand for, ready for JSON, for whoever reads them without this package.
+
+    Returns:
+      By name {'classes': [name of each place of the last dimension]}, or {'pieces': [text of each id], 'encoding': of
+      the texts as bytes, 'joint': what is between two, 'ends': ids that end a text}.
+    """
+    return {}
+
   def look(self, example: Mapping[str, Any]) -> list[Part]:
     """What the model is given of one example, and the right answer, for people to look at.
 

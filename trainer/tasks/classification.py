@@ -177,6 +177,9 @@ class Classification(Task):
       'label': self._class(int(prediction['label'])),
     }
 
+  def wording(self) -> dict[str, dict[str, Any]]:
+    return {'probabilities': {'classes': [str(self._class(i)) for i in range(self._classes)]}}
+
   def look(self, example: Mapping[str, Any]) -> list[Part]:
     parts = self._inputs.look(example['inputs'])
     if 'targets' in example:

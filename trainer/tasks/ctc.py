@@ -148,6 +148,9 @@ class Ctc(Task):
   def readable(self, prediction: Any) -> dict[str, Any]:
     return {'text': self._text(prediction['path']), 'reference': self._text(prediction['symbols'])}
 
+  def wording(self) -> dict[str, dict[str, Any]]:
+    return {'path': {'pieces': ['', *self._characters], 'encoding': 'utf-8', 'joint': '', 'ends': []}}
+
   def look(self, example: Mapping[str, Any]) -> list[Part]:
     parts = self._mel.look(example['inputs']['frames'][: int(example['inputs']['length'])])
     if 'targets' in example:

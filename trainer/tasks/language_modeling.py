@@ -72,7 +72,11 @@ class LanguageModeling(PackedTokens):
 
   def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> Any:
     """The beginning of each example, and how the model goes on: int32 [B, P], [B, new_tokens]."""
-    return self.go_on(call, batch['inputs'][:, : self._fields.prompt_tokens or (self.length + 1) // 2], batch['index'])
+    return self.go_on(call, self.prompt(batch['inputs']), batch['index'])
+
+  def prompt(self, ids: Any) -> Any:
+    """What is gone on from, of ids [..., T]: [..., P]."""
+    return ids[..., : self._fields.prompt_tokens or (self.length + 1) // 2]
 
   def go_on(self, call: Call, prompt_BP: tf.Tensor, numbers_B: tf.Tensor) -> dict[str, tf.Tensor]:
     """'prompt' int32 [B, P], and how the model goes on, 'written' int32 [B, new_tokens]; see sampling.py."""
@@ -90,6 +94,11 @@ class LanguageModeling(PackedTokens):
       numbers=numbers_B,
     )
     return {'prompt': prompt_BP, 'written': written}
+
+  def wording(self) -> dict[str, dict[str, Any]]:
+    pieces = [b'\n\n' if i == self.vocabulary.end else piece for i, piece in enumerate(self.vocabulary.pieces)]
+    latin = [piece.decode('latin-1') for piece in pieces]
+    return {'written': {'pieces': latin, 'encoding': 'latin-1', 'joint': '', 'ends': []}}
 
   def readable(self, prediction: Any) -> dict[str, Any]:
     return {name: self.vocabulary.text(prediction[name]) for name in ('prompt', 'written')}

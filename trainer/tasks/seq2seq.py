@@ -175,6 +175,9 @@ class Seq2Seq(Task):
       'score': float(prediction['score']),
     }
 
+  def wording(self) -> dict[str, dict[str, Any]]:
+    return {'hypothesis': self._vocabularies[1].wording(), 'source': self._vocabularies[0].wording()}
+
   def look(self, example: Mapping[str, Any]) -> list[Part]:
     source, target = self._vocabularies
     parts = [Part(self._source, 'text', source.text(example['inputs']['source']))]

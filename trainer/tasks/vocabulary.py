@@ -44,6 +44,10 @@ class Vocabulary(abc.ABC):
   def text(self, ids: Iterable[int]) -> str:
     """The text of ids up to END or PADDING."""
 
+  def wording(self) -> dict[str, Any]:
+    """What the ids stand for; see `Task.wording`."""
+    return {'encoding': 'utf-8', 'joint': '', 'ends': [PADDING, END]}
+
   def state(self) -> dict[str, Any]:
     """What was learnt, ready for JSON."""
     return {}
@@ -59,6 +63,10 @@ class Bytes(Vocabulary):
 
   def text(self, ids: Iterable[int]) -> str:
     return bytes(i - FIRST for i in _written(ids) if FIRST <= i < self.size).decode(errors='replace')
+
+  def wording(self) -> dict[str, Any]:
+    pieces = [*[''] * FIRST, *(chr(value) for value in range(256))]
+    return {**super().wording(), 'pieces': pieces, 'encoding': 'latin-1'}
 
 
 class Symbols(Vocabulary):
@@ -87,6 +95,10 @@ class Symbols(Vocabulary):
 
   def text(self, ids: Iterable[int]) -> str:
     return self._joint.join(self._names.get(i, _UNKNOWN_SIGN) for i in _written(ids))
+
+  def wording(self) -> dict[str, Any]:
+    pieces = ['', '', _UNKNOWN_SIGN, *self._entries]
+    return {**super().wording(), 'pieces': pieces, 'joint': self._joint}
 
   def state(self) -> dict[str, Any]:
     return {'entries': self._entries}
