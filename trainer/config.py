@@ -104,6 +104,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
   'eval': {
     'every_steps': Field(0, 'steps between evaluations; 0: at the end only', at_least(0)),
     'global_batch_size': Field(0, 'examples per evaluation step over all replicas; 0: as in training', at_least(0)),
+    'pictures': Field(0, 'examples whose predictions TensorBoard shows after each evaluation, from the beginning of the split', at_least(0)),
     'best_metric': Field('auto', "what names the best checkpoint; 'auto': the task's own; empty: none", fixed=True),
     'best_mode': Field('auto', 'whether the largest or the smallest is best', one_of('auto', 'max', 'min'), fixed=True),
   },
@@ -132,6 +133,10 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'steps': Field(200, 'steps of modes lr_test and overfit', at_least(20)),
     'lowest_rate': Field(1e-6, 'learning rate at which lr_test begins', above(0)),
     'highest_rate': Field(10.0, 'learning rate at which it ends, if the loss has not diverged before', above(0)),
+  },
+  'samples': {
+    'first': Field(12, 'examples, from the beginning, that modes samples and inspect show', at_least(0)),
+    'worst': Field(12, 'examples with the largest loss that mode samples shows', at_least(0)),
   },
   'export': {
     'formats': Field(('keras', 'safetensors', 'tflite'), 'what mode export writes beside the SavedModel', each(one_of('keras', 'safetensors', 'tflite'))),

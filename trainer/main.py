@@ -42,9 +42,11 @@ MODES = {
   'eval': 'evaluate one checkpoint on the whole evaluation split and print one JSON object',
   'continuous_eval': 'evaluate each checkpoint of a run that may be under way, once, until training is complete',
   'export': 'write one checkpoint as a SavedModel that takes raw features, checked, with a model card',
+  'inspect': 'show a batch as training would see it, augmented, in pictures, texts and sounds',
   'lr_test': 'train some steps at a rising learning rate, and propose one; keeps nothing but lr_test.json',
   'overfit': 'train some steps on one batch, and say whether it was learnt; keeps nothing but overfit.json',
   'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',
+  'samples': 'show what one checkpoint makes of the evaluation split: the first, the worst, the confusions',
   'predict': 'print what one checkpoint makes of files, lines or the evaluation split, a JSON object per example',
 }
 

@@ -103,10 +103,28 @@ class Pipeline:
     Returns:
       (rows in the training split int64 [b], whether an input or a target of it is not finite bool [b]) per replica.
     """
+    return [(batch['index'].numpy(), _not_finite(batch)) for batch in self._parts(step)]
+
+  def batch(self, step: int) -> dict[str, Any]:
+    """Global batch `step` as training would see it, made here: a nest of np.ndarray [B, ...]."""
+    parts = [tf.nest.map_structure(lambda tensor: tensor.numpy(), part) for part in self._parts(step)]
+    return tf.nest.map_structure(lambda *pieces: np.concatenate(pieces), *parts)
+
+  def raw(self, index: int) -> dict[str, Any]:
+    """The raw features of a training example by its number in a batch, as np.ndarray."""
+    for each in self._streams:
+      size = each.dataset.train.num_examples
+      if index < size:
+        rows = each.examples.in_order(each.dataset.train, [(index, index + 1)])
+        _, serialized = next(iter(rows))
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), each.dataset.decode(serialized))
+      index -= size
+    raise IndexError(index)
+
+  def _parts(self, step: int) -> list[dict[str, Any]]:
     everything = memory.Share(self._batch, 0, 1, self._replicas)
     with tf.device('CPU:0'):
-      batches = list(_built(self._train_share, everything, step).take(self._replicas))
-    return [(batch['index'].numpy(), _not_finite(batch)) for batch in batches]
+      return list(_built(self._train_share, everything, step).take(self._replicas))
 
   def stages(self) -> dict[str, tf.data.Dataset]:
     """What one process feeds, up to each stage of it, in batches of one replica; empty where nothing is read.

@@ -19,6 +19,7 @@ The kinds of parts, and what their value is:
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -106,7 +107,8 @@ class Gallery:
   def _written(self, name: str, part: Part) -> dict[str, Any]:
     head = {'title': part.title, 'kind': part.kind}
     if part.kind == 'image':
-      write_image(os.path.join(self.folder, f'{name}.png'), part.value)
+      with open(os.path.join(self.folder, f'{name}.png'), 'wb') as file:
+        file.write(png(part.value))
       return {**head, 'file': f'{name}.png'}
     if part.kind == 'sound':
       write_sound(os.path.join(self.folder, f'{name}.wav'), *part.value)
@@ -117,11 +119,13 @@ class Gallery:
     return ConfigError(f'{self.folder} cannot be written: {error.strerror}: make room or set the permissions')
 
 
-def write_image(path: str, pixels: np.ndarray) -> None:
+def png(pixels: np.ndarray) -> bytes:
   """uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file."""
   from PIL import Image
 
-  Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels).save(path)
+  file = io.BytesIO()
+  Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels).save(file, 'PNG')
+  return file.getvalue()
 
 
 def write_sound(path: str, samples: np.ndarray, rate: int) -> None:

@@ -101,6 +101,19 @@ class Reporter:
     self._write(step, 'eval', results)
     self._progress.print(f'evaluation at step {step:,}: {words.values(results)}')
 
+  def drawn(self, step: int, examples: Sequence[Any]) -> None:
+    """Shows predictions of the evaluation split (trainer/train/evaluate.py, Predicted) in TensorBoard."""
+    if not self._chief:
+      return
+    task = self._session.task
+    for each in examples:
+      parts = [*task.look(each.example), *task.draw(each.example, each.prediction)]
+      try:
+        self._tensorboard.show(step, 'eval', f'example {each.index}', parts)
+      except ConfigError as error:
+        logging.error('%s; training goes on', error)
+        return
+
   def rewind(self, step: int) -> None:
     """Takes back the rows of later steps: the run has gone back to a checkpoint, and does them again."""
     self._ledger.resumed(step)

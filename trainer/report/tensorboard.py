@@ -13,14 +13,18 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorboard.compat.proto import event_pb2
+import numpy as np
+from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from trainer.errors import ConfigError
+from trainer.report.gallery import Part, png
 
 _PREFIX = 'events.out.tfevents.'
 
@@ -57,6 +61,21 @@ class TensorBoard:
     points = {name: float(value) for name, value in values.items() if value is not None}
     try:
       self._split(split).write(step, {name: value for name, value in points.items() if math.isfinite(value)})
+    except OSError as error:
+      raise self._unwritable(error) from error
+
+  def show(self, step: int, split: str, name: str, parts: Sequence[Part]) -> None:
+    """Adds the pictures of an example, and what else there is of it as text.
+
+    Raises:
+      ConfigError: as `write`.
+    """
+    if not self.writer:
+      return
+    told = [f'**{part.title}**: {part.value}' for part in parts if part.kind not in ('image', 'sound')]
+    values = [_image(f'{name}/{part.title}', part.value) for part in parts if part.kind == 'image']
+    try:
+      self._split(split).add(step, [*values, *([text_pb(f'{name}/told', '\n\n'.join(told))] if told else [])])
     except OSError as error:
       raise self._unwritable(error) from error
 
@@ -112,9 +131,13 @@ class _EventFile:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     if step < self._next_step:
       self._restart(step)
-    for name, value in values.items():
-      self._add(event_pb2.Event(step=step, summary=scalar_pb(name, value)))
+    self.add(step, [scalar_pb(name, value) for name, value in values.items()])
     self._next_step = step + 1
+
+  def add(self, step: int, summaries: Sequence[Any]) -> None:
+    """Adds to what has been written of this step."""
+    for summary in summaries:
+      self._add(event_pb2.Event(step=step, summary=summary))
 
   def sync(self) -> None:
     os.fsync(self._file.fileno())
@@ -132,6 +155,19 @@ class _EventFile:
   def _add(self, event: Any) -> None:
     event.wall_time = time.time()
     self._records.write(event.SerializeToString())
+
+
+def _image(tag: str, pixels: np.ndarray) -> Any:
+  """uint8 [H, W], [H, W, 1] or [H, W, 3] as the image plugin takes it: width, height and a PNG file."""
+  height, width = pixels.shape[:2]
+  strings = [str(width).encode(), str(height).encode(), png(pixels)]
+  tensor = tensor_pb2.TensorProto(
+    dtype=types_pb2.DT_STRING,
+    tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=len(strings))]),
+    string_val=strings,
+  )
+  metadata = image_metadata.create_summary_metadata(display_name=None, description=None)
+  return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
 
 def _number_after(names: list[str]) -> int:

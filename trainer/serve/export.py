@@ -177,10 +177,13 @@ def _tflite(folder: str, served: Served) -> str:
   if served.writes or any(spec.dtype == tf.string for spec in served.specs.values()):
     return 'TensorFlow Lite has no operations of its own for texts'
   try:
-    function = served.signature(one=True)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], served)
-    converter.experimental_enable_resource_variables = False  # the weights are constants of the file
-    flat = converter.convert()
+    # Of what is read back: of the function itself the converter forgets the weights.
+    loaded = tf.saved_model.load(os.path.join(folder, SAVED_MODEL))
+    signature = loaded.signatures['serving_default']
+    specs = signature.structured_input_signature[1]
+    wanted = {name: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name) for name, spec in specs.items()}
+    function = tf.function(lambda **values: signature(**values)).get_concrete_function(**wanted)
+    flat = tf.lite.TFLiteConverter.from_concrete_functions([function], loaded).convert()
     _lite(flat).allocate_tensors()
   except Exception as error:  # noqa: BLE001  (its errors have no common class)
     why = next((line.strip() for line in str(error).splitlines() if 'op' in line.lower()), str(error))

@@ -59,20 +59,16 @@ class Served(tf.Module):
     ids = tf.constant(np.stack(prompts), tf.int32)
     return _rows(self._written(ids, tf.constant(numbers, tf.int64)), len(prompts))
 
-  def signature(self, *, one: bool = False) -> Any:
+  def signature(self) -> Any:
     """The concrete function of raw examples, named by `argument`, to those outputs that the model itself makes.
 
     Where it `writes` the arguments are 'tokens' int32 [B, P] and 'numbers' int64 [B], of the texts.
-
-    Args:
-      one: of one example, not of any number.
     """
-    count = 1 if one else None
     if self.writes:
-      wanted = [tf.TensorSpec([count, None], tf.int32, 'tokens'), tf.TensorSpec([count], tf.int64, 'numbers')]
+      wanted = [tf.TensorSpec([None, None], tf.int32, 'tokens'), tf.TensorSpec([None], tf.int64, 'numbers')]
       return tf.function(lambda tokens, numbers: {'written': self.written(tokens, numbers)['written']}, wanted,
                          autograph=False).get_concrete_function()  # fmt: skip
-    wanted = [tf.TensorSpec([count, *s.shape], s.dtype, self.argument[path]) for path, s in self.specs.items()]
+    wanted = [tf.TensorSpec([None, *s.shape], s.dtype, self.argument[path]) for path, s in self.specs.items()]
     prepared = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), self._task.input_spec)
     told = self._own_outputs()
 

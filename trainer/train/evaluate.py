@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -70,7 +72,7 @@ class Evaluator:
       results |= self.task.prediction_results(self._in_order(collected))
     return {**results, 'examples': int(examples)}
 
-  def predict(self, *, examples: bool = False) -> Iterator[Predicted]:
+  def predict(self, *, examples: bool = False) -> Generator[Predicted]:
     """The task's prediction for each example of the evaluation split, in order.
 
     Args:
@@ -89,6 +91,11 @@ class Evaluator:
         while following in waiting:
           yield waiting.pop(following)
           following += 1
+
+  def pictures(self, count: int) -> list[Predicted]:
+    """The first examples of the evaluation split, with what the task makes of them; all workers call it together."""
+    with contextlib.closing(self.predict(examples=True)) as found:
+      return list(itertools.islice(found, count))
 
   def _in_order(self, collected: list[tuple[np.ndarray, Any]]) -> Any:
     """Predictions of a split as one nest [N, ...] in row order, without padding; from (index [B], predictions [B, ...])

@@ -113,6 +113,8 @@ class Loop:
     step, name = self.progress.step, self.session.best_metric
     results = self.evaluator.evaluate()
     self.reporter.evaluated(step, results)
+    if count := self.config.eval.pictures:
+      self.reporter.drawn(step, self.evaluator.pictures(count))
     self.progress.evaluated_step = step
     if name:
       self.metric = results[name]
