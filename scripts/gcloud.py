@@ -150,7 +150,7 @@ def complaint(argv: list[str], code: int, stderr: str, stdout: str = '') -> Clou
   errors = re.findall(r'^ERROR: (?:\([\w.-]+\) )?(.*\S)', stderr, re.MULTILINE)
   lines = [line for line in (*stdout.splitlines(), *stderr.splitlines()) if line.strip()]
   faults = [line.removeprefix('FAULT').strip() for line in lines if line.startswith('FAULT')]
-  if faults:  # of scripts/preflight
+  if faults:  # of scripts/doctor
     return CloudError('; '.join(faults))
   ours = [line for line in lines if line.startswith('error: ')]
   if ours:  # of a script of this project, over ssh

@@ -45,7 +45,7 @@ def short(asked: list[list[str]]) -> list[str]:
   names = []
   for argv in asked:
     words = argv[3:5]
-    for word in ('setup', 'serve', 'preflight', 'start', 'status', 'stop'):
+    for word in ('setup', 'serve', 'doctor', 'start', 'status', 'stop'):
       if any(argument.startswith('--command=') and f'tpu_host {word}' in argument for argument in argv):
         words = [*words, word]
         break

@@ -77,8 +77,8 @@ def test_a_slice_has_a_server_on_each_host_and_one_program(launch):
   lines = stdout.splitlines()
   serve = next(line for line in lines if 'tpu_host serve' in line)
   assert '--worker=all' in serve
-  assert all('--worker=0' in line for line in lines if 'tpu_host start' in line or 'tpu_host preflight' in line)
-  assert lines.index(serve) < next(place for place, line in enumerate(lines) if 'preflight' in line)
+  assert all('--worker=0' in line for line in lines if 'tpu_host start' in line or 'tpu_host doctor' in line)
+  assert lines.index(serve) < next(place for place, line in enumerate(lines) if 'doctor' in line)
 
 
 @pytest.mark.parametrize('queued', [(), ('--queued',)])

@@ -52,10 +52,10 @@ def test_a_request_that_fails_in_the_queue_is_cleared_away_and_said_in_one_line(
   assert short(asked)[-1] == 'queued-resources delete'
 
 
-def test_a_fault_that_preflight_finds_is_one_line(launch):
+def test_a_fault_that_doctor_finds_is_one_line(launch):
   text = 'ok     versions: fine\nFAULT  clock: this clock is +90 s off that of ...: start its time service\n'
-  preflight = [2, text, 'error: preflight found 1 fault, marked FAULT above\n']
-  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH], 'tpu-vm ssh preflight': [preflight]}
+  doctor = [2, text, 'error: doctor found 1 fault, marked FAULT above\n']
+  scenario = {'tpu-vm describe': [READY], 'tpu-vm ssh status': [FRESH], 'tpu-vm ssh doctor': [doctor]}
   code, _, stderr, asked = start(launch, '--type=v5litepod-8', scenario=scenario)
   assert code == 2
   assert stderr[0].startswith('launch_tpu: demo is still there, and costs: scripts/launch_tpu delete demo')

@@ -199,9 +199,9 @@ def test_types(name, hosts, chips_per_host, devices, topology):
 
 
 @pytest.fixture(scope='module')
-def preflight():
-  loader = importlib.machinery.SourceFileLoader('preflight', str(ROOT / 'scripts' / 'preflight'))
-  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('preflight', loader))
+def doctor():
+  loader = importlib.machinery.SourceFileLoader('doctor', str(ROOT / 'scripts' / 'doctor'))
+  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('doctor', loader))
   before = list(sys.path)
   loader.exec_module(module)
   sys.path[:] = before
@@ -209,7 +209,7 @@ def preflight():
 
 
 @pytest.mark.parametrize(('off', 'fault'), [(0, False), (90, True), (-90, True)])
-def test_preflight_compares_the_clock(preflight, monkeypatch, off, fault):
+def test_doctor_compares_the_clock(doctor, monkeypatch, off, fault):
   class Handler(http.server.BaseHTTPRequestHandler):
     def date_time_string(self, timestamp=None):
       return super().date_time_string(time.time() - off)
@@ -226,58 +226,60 @@ def test_preflight_compares_the_clock(preflight, monkeypatch, off, fault):
     url = f'http://127.0.0.1:{server.server_address[1]}/'
     if fault:
       with pytest.raises(
-        preflight.Fault, match=rf'this clock is [-+](89|90|91) s off that of {url}: start its time service'
+        doctor.Fault, match=rf'this clock is [-+](89|90|91) s off that of {url}: start its time service'
       ):
-        preflight.clock(url)
+        doctor.clock(url)
     else:
-      assert url in preflight.clock(url)
+      assert url in doctor.clock(url)
     server.shutdown()
 
 
-def test_preflight_wants_the_tpu_build_and_known_versions(preflight, monkeypatch):
+def test_doctor_wants_the_tpu_build_and_known_versions(doctor, monkeypatch):
   found = {'tensorflow': '2.20.0', 'tensorflow-tpu': '2.20.0', 'libtpu': '0.0.24'}
-  monkeypatch.setattr(preflight, '_installed', lambda name: found.get(name, ''))
-  assert 'libtpu 0.0.24' in preflight.versions(tpu_types.parse('v5litepod-8'))
+  monkeypatch.setattr(doctor, '_installed', lambda name: found.get(name, ''))
+  assert 'libtpu 0.0.24' in doctor.versions(tpu_types.parse('v5litepod-8'))
   found['libtpu'] = '0.0.52'
-  with pytest.raises(preflight.Fault, match=r"libtpu 0.0.52 is not known to work: .venv/bin/pip install 'libtpu"):
-    preflight.versions(None)
+  with pytest.raises(doctor.Fault, match=r"libtpu 0.0.52 is not known to work: .venv/bin/pip install 'libtpu"):
+    doctor.versions(None)
   del found['tensorflow-tpu']
-  with pytest.raises(preflight.Fault, match='tensorflow-tpu is not installed: run TRAINER_DEVICE=tpu'):
-    preflight.versions(tpu_types.parse('v5litepod-8'))
+  with pytest.raises(doctor.Fault, match='tensorflow-tpu is not installed: run TRAINER_DEVICE=tpu'):
+    doctor.versions(tpu_types.parse('v5litepod-8'))
 
 
-def test_preflight_wants_room(preflight, tmp_path):
-  assert preflight.disk(str(tmp_path / 'not' / 'yet'), 0.001).startswith('free: ')
-  with pytest.raises(preflight.Fault, match=r'of 1e\+09 GB wanted'):
-    preflight.disk('', 1e9)
+def test_doctor_wants_room(doctor, tmp_path):
+  assert doctor.disk(str(tmp_path / 'not' / 'yet'), 0.001).startswith('free: ')
+  with pytest.raises(doctor.Fault, match=r'of 1e\+09 GB wanted'):
+    doctor.disk('', 1e9)
 
 
-def test_preflight_uses_the_bucket_as_a_run_does(preflight, monkeypatch):
+def test_doctor_uses_the_bucket_as_a_run_does(doctor, monkeypatch):
   url = f'gs://{emulator.BUCKET}/team/run'
-  monkeypatch.setattr(preflight, 'RETRY_SECONDS', 0.1)
+  monkeypatch.setattr(doctor, 'RETRY_SECONDS', 0.1)
   with emulator.storage() as storage:
     monkeypatch.setenv('STORAGE_EMULATOR_HOST', storage.url)
-    assert preflight.work_directory(url) == f'{url} can be written to, read and cleared'
+    assert doctor.work_directory(url) == f'{url} can be written to, read and cleared'
     assert storage.requests['POST upload'] == 1
     assert storage.names() == []
     storage.faults.append(emulator.Fault('refuse', 'POST', times=100))
-    with pytest.raises(preflight.Fault) as raised:
-      preflight.work_directory(url)
-  assert str(raised.value).startswith(f'{url} cannot be written to, read and cleared (cannot write {url}/preflight-')
+    with pytest.raises(doctor.Fault) as raised:
+      doctor.work_directory(url)
+  assert str(raised.value).startswith(f'{url} cannot be written to, read and cleared (cannot write {url}/doctor-')
   assert str(raised.value).endswith('name another, or ask for access for the account of this machine')
   assert '\n' not in str(raised.value)
-  with pytest.raises(preflight.Fault, match='names no bucket: write it gs://BUCKET/RUN'):
-    preflight.work_directory('gs://')
+  with pytest.raises(doctor.Fault, match='names no bucket: write it gs://BUCKET/RUN'):
+    doctor.work_directory('gs://')
 
 
-def test_preflight_says_why_a_folder_cannot_be_used(preflight, tmp_path):
-  assert preflight.work_directory(f'{tmp_path}/a/b') == f'{tmp_path}/a/b can be written to, read and cleared'
+def test_doctor_says_why_a_folder_cannot_be_used(doctor, tmp_path):
+  said = doctor.work_directory(f'{tmp_path}/a/b')
+  assert said.startswith(f'{tmp_path}/a/b can be written to, read and cleared; 64 MB were on the disk after')
+  assert not list((tmp_path / 'a' / 'b').iterdir())
   (tmp_path / 'file').touch()
-  with pytest.raises(preflight.Fault, match='File exists'):
-    preflight.work_directory(f'{tmp_path}/file')
+  with pytest.raises(doctor.Fault, match='File exists'):
+    doctor.work_directory(f'{tmp_path}/file')
 
 
-def test_preflight_reads_the_data_as_tensorflow_does(preflight, monkeypatch):
+def test_doctor_reads_the_data_as_tensorflow_does(doctor, monkeypatch, data_dir):
   import tensorflow as tf
 
   config = ['--config=configs/digits_mlp.py', '--workdir=/a']
@@ -285,16 +287,17 @@ def test_preflight_reads_the_data_as_tensorflow_does(preflight, monkeypatch):
   def data(directory: str, *more: str) -> str:
     found = {}
     args = [*config, f'--config.data.data_dir={directory}', *more]
-    assert preflight.config(args, found) == 'the arguments make a config'
-    return preflight.data(found)
+    assert doctor.config(args, found) == 'the arguments make a config'
+    return doctor.data(found)
 
-  with pytest.raises(preflight.NotApplicable, match='/data is on this machine'):
-    data('/data')
+  assert 'train 1437 examples, test 360 examples' in data(data_dir)
+  with pytest.raises(doctor.Fault, match=r"dataset 'mnist' is not prepared in .*: run `tfds build mnist"):
+    data(data_dir, '--config.data.dataset=mnist')
   assert 'gs' in tf.io.gfile.get_registered_schemes()  # without a further package
   tf.io.gfile.makedirs('ram://data/digits')
   for directory in ('ram://data/digits', 'ram://none'):
     assert data(directory) == f'{directory} is empty: the run prepares its data there'
-    with pytest.raises(preflight.Fault, match=f'{directory} is empty: mend data.data_dir'):
+    with pytest.raises(doctor.Fault, match=f'{directory} is empty: mend data.data_dir'):
       data(directory, '--config.data.dataset=mnist')
   assert data('ram://data') == 'ram://data can be read'
   with monkeypatch.context() as patch:
@@ -303,19 +306,19 @@ def test_preflight_reads_the_data_as_tensorflow_does(preflight, monkeypatch):
       raise tf.errors.PermissionDeniedError(None, None, 'no\naccess')
 
     patch.setattr(tf.io.gfile, 'exists', refuse)
-    with pytest.raises(preflight.Fault, match=r'ram://data cannot be read \(no access\): mend data.data_dir, or ask'):
+    with pytest.raises(doctor.Fault, match=r'ram://data cannot be read \(no access\): mend data.data_dir, or ask'):
       data('ram://data')
   monkeypatch.setattr(tf.io.gfile, 'get_registered_schemes', lambda: ['file', ''])
-  with pytest.raises(preflight.Fault, match=r"this TensorFlow reads no gs://: .venv/bin/pip install 'tensorflow\[gcs"):
+  with pytest.raises(doctor.Fault, match=r"this TensorFlow reads no gs://: .venv/bin/pip install 'tensorflow\[gcs"):
     data('gs://bucket/data')
-  with pytest.raises(preflight.Fault, match='Did you mean "data_dir"'):
-    preflight.config([*config, '--config.data.data_dri=a'], {})
+  with pytest.raises(doctor.Fault, match='Did you mean "data_dir"'):
+    doctor.config([*config, '--config.data.data_dri=a'], {})
 
 
 @pytest.mark.slow  # starts TensorFlow
-def test_preflight_passes_on_this_machine(tmp_path):
+def test_doctor_passes_on_this_machine(tmp_path):
   done = subprocess.run(
-    [sys.executable, ROOT / 'scripts' / 'preflight', f'--workdir={tmp_path}'],
+    [sys.executable, ROOT / 'scripts' / 'doctor', f'--workdir={tmp_path}'],
     capture_output=True,
     text=True,
     check=False,

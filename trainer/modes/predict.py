@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -83,7 +84,7 @@ def _predicted(
   session: Any, served: Served, found: Iterable[tuple[str, Any]], size: int
 ) -> Iterator[tuple[str, Any, Any]]:
   """(name, what the model was given, prediction) of each input in order; for a bad one the prediction is a BadInput."""
-  tokenizer = None
+  tokenizer, speed = None, _Speed()
   if served.writes:
     tokenizer = tokenizers.of(session.task.vocabulary, session.config.data.pack_tokenizer)
   first = 0
@@ -96,6 +97,7 @@ def _predicted(
       for length in {len(prompt) for prompt in prompts.values()}:
         alike = {place: prompt for place, prompt in prompts.items() if len(prompt) == length}
         written = served.go_on(list(alike.values()), [first + place for place in alike])
+        speed.add(written)
         answers |= {place: ({'inputs': prompts[place]}, said) for place, said in zip(alike, written, strict=True)}
     elif good:
       inputs = [served.prepare(value) for _, value in good]
@@ -107,6 +109,7 @@ def _predicted(
     for place, (name, value) in enumerate(batch):
       yield name, *answers.get(place, (None, value))
     first += len(batch)
+  speed.say()
 
 
 class _Drawn:
@@ -135,3 +138,22 @@ class _Drawn:
 
 def _numpy(nest: Any) -> Any:
   return tf.nest.map_structure(lambda tensor: tensor.numpy(), nest)
+
+
+class _Speed:
+  """How fast texts are written; the first batch is left out, since it compiles."""
+
+  def __init__(self) -> None:
+    self._tokens, self._begun, self._last = 0, 0.0, 0.0
+
+  def add(self, written: list[Any]) -> None:
+    self._last = time.monotonic()
+    if self._begun:
+      self._tokens += sum(each['written'].size for each in written)
+    else:
+      self._begun = self._last
+
+  def say(self) -> None:
+    if self._tokens:
+      rate = self._tokens / (self._last - self._begun)
+      print(f'{self._tokens} tokens written, {rate:.1f} a second; without the first batch', file=sys.stderr)

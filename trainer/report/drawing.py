@@ -30,13 +30,14 @@ def masked(image: np.ndarray, classes_HW: np.ndarray) -> np.ndarray:
   return np.where(classes_HW[..., None] >= 0, 0.45 * grey + 0.55 * colours, grey).astype(np.uint8)
 
 
-def boxed(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def boxed(image: np.ndarray, boxes_N4: np.ndarray, labels_N: np.ndarray, names: Sequence[str]) -> np.ndarray:
   """The picture with boxes and their names, uint8, enlarged if it is small.
 
   Args:
     image: uint8 [H, W, 1 or 3].
     boxes_N4: upper, left, lower and right side in pixels.
-    names: of each box; those that begin with the same word have the same colour.
+    labels_N: a class of each box, which gives the colour.
+    names: what is written at each box.
   """
   from PIL import Image, ImageDraw
 
@@ -44,9 +45,10 @@ def boxed(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]) -> np.n
   scale = max(1, -(-_LEAST_SIDE // min(picture.size)))
   picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
   pen = ImageDraw.Draw(picture)
-  kinds = list(dict.fromkeys(name.split(' ')[0] for name in names))
-  for (upper, left, lower, right), name in zip((boxes_N4 * scale).tolist(), names, strict=True):
-    colour = tuple(COLOURS[kinds.index(name.split(' ')[0]) % len(COLOURS)].tolist())
+  for (upper, left, lower, right), label, name in zip(
+    (boxes_N4 * scale).tolist(), labels_N.tolist(), names, strict=True
+  ):
+    colour = tuple(COLOURS[label % len(COLOURS)].tolist())
     pen.rectangle((left, upper, max(left, right - 1), max(upper, lower - 1)), outline=colour, width=2)
     place = (left + 3, max(0.0, upper - 12))
     pen.rectangle(pen.textbbox(place, name), fill=(0, 0, 0))

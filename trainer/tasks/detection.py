@@ -193,7 +193,9 @@ class Detection(Task):
       true = example['targets']
       there = true['labels'] != boxes.NONE
       names = [self._name(label) for label in true['labels'][there].tolist()]
-      parts.append(Part('objects', 'image', drawing.boxed(parts[0].value, true['boxes'][there], names)))
+      parts.append(
+        Part('objects', 'image', drawing.boxed(parts[0].value, true['boxes'][there], true['labels'][there], names))
+      )
     return parts
 
   def draw(self, example: Mapping[str, Any], prediction: Mapping[str, np.ndarray]) -> list[Part]:
@@ -202,7 +204,8 @@ class Detection(Task):
     pairs = zip(prediction['labels'][there].tolist(), prediction['scores'][there].tolist(), strict=True)
     names = [f'{self._name(label)} {score:.2f}' for label, score in pairs]
     image = self._inputs.look(example['inputs'])[0].value
-    return [Part('found', 'image', drawing.boxed(image, prediction['boxes'][there], names))]
+    drawn = drawing.boxed(image, prediction['boxes'][there], prediction['labels'][there], names)
+    return [Part('found', 'image', drawn)]
 
   def _name(self, label: int) -> str:
     return str(self._names[label] if self._names else label)

@@ -81,7 +81,7 @@ def go_on(
     s, place = tf.where(is_full, s + 2 - half, s + 1), tf.where(is_full, 0, place + 1)
     return s, place, filled, text_BS, cache
 
-  loop = (tf.constant(0), tf.constant(0), tf.constant(prompt), text_BS, cache)
+  loop = (tf.constant(0), tf.constant(0), tf.convert_to_tensor(prompt), text_BS, cache)
   text_BS = tf.while_loop(lambda s, place, filled, *_: filled < total, body, loop)[3]
   return text_BS[:, prompt:]
 
