@@ -85,7 +85,6 @@ class Inputs:
     self.name = _choose(fields.input, features, target)
     feature = features[self.name]
     self.is_image = isinstance(feature, tfds.features.Image)
-    self._largest = 255.0 if tf.as_dtype(_first_dtype(feature)).is_integer else 1.0
     self._size, self._keep_aspect = tuple(fields.image_size), fields.keep_aspect
     self._parts = _flat(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
@@ -94,7 +93,10 @@ class Inputs:
     if self._how == 'auto':
       self._how = ('scale' if tf.as_dtype(feature.np_dtype).is_integer else 'none') if self.is_image else 'standardize'
     mean, deviation = np.zeros(()), np.ones(())
+    # What is white in a picture.
+    self._largest = 1.0 if self.is_image and tf.as_dtype(feature.np_dtype).is_floating else 255.0
     if self._how == 'scale':
+      self._largest = fields.max_value
       deviation = np.array(fields.max_value)
     elif self._how == 'given':
       mean, deviation = (self._given(fields, name) for name in ('mean', 'deviation'))
@@ -265,10 +267,6 @@ def middle(image_HWC: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
   wide = tf.clip_by_value(tf.cast(tf.round(scale * size[1]), tf.int32), 1, width)
   top, left = (height - high) // 2, (width - wide) // 2
   return image_HWC[top : top + high, left : left + wide]
-
-
-def _first_dtype(feature: Any) -> Any:
-  return np.float32 if isinstance(feature, tfds.features.FeaturesDict) else feature.np_dtype
 
 
 def _choose(wanted: str, features: Mapping[str, Any], target: str) -> str:
