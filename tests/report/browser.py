@@ -41,8 +41,10 @@ class Browser:
     # Out of the way of 3 and 4, which is where the browser looks for them.
     high = [fcntl.fcntl(end, fcntl.F_DUPFD, 50) for end in (there_read, there_write)]
     options = [
-      '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--hide-scrollbars',
-      '--disable-background-networking', '--disable-component-update', '--host-resolver-rules=MAP * ~NOTFOUND',
+      '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
+      '--hide-scrollbars',
+      '--disable-background-networking', '--disable-component-update',
+      '--host-resolver-rules=MAP * ~NOTFOUND',
       '--proxy-server=127.0.0.1:9', f'--user-data-dir={profile}', '--remote-debugging-pipe', 'about:blank',
     ]  # fmt: skip
     self._process = subprocess.Popen(
@@ -81,21 +83,23 @@ class Browser:
     features = [{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}]
     self.call('Emulation.setEmulatedMedia', features=features)
     self.call('Page.navigate', url=page.as_uri())
-    end = time.monotonic() + SECONDS
-    while not self.js('document.readyState === "complete" && location.protocol === "file:"'):
-      assert time.monotonic() < end, 'the page does not load'
-      time.sleep(0.05)
+    self.until('document.readyState === "complete" && location.protocol === "file:"')
 
   def size(self, width: int, height: int = 900) -> None:
-    self.call(
-      'Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-    )
+    self.call('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
 
   def js(self, expression: str) -> Any:
     """The value of an expression in the page."""
     answer = self.call('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=True)
     assert 'exceptionDetails' not in answer, answer['exceptionDetails']
     return answer['result'].get('value')
+
+  def until(self, expression: str) -> None:
+    """Returns when an expression has become true."""
+    end = time.monotonic() + SECONDS
+    while not self.js(expression):
+      assert time.monotonic() < end, expression
+      time.sleep(0.05)
 
   def press(self, key: str) -> None:
     """A key, such as 'Tab', 'ArrowLeft' or ' '."""

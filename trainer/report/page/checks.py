@@ -87,7 +87,7 @@ def overfit(run: Run, number: int) -> dict[str, Any] | None:
   return {
     'learnt': run.overfit.get('learnt') is True,
     'rows': rows,
-    'plot': {**_plot('loss of one batch', number, {'loss': (steps, losses)}), 'axis': 'step'},
+    'plot': {**_plot('loss of one batch', number, {'train': (steps, losses)}), 'axis': 'step'},
   }
 
 

@@ -27,8 +27,9 @@ def view(run: Run) -> dict[str, Any]:
   """The head of a run.
 
   Returns:
-    {'state': (words, tone), 'step', 'steps', 'done': share, 'left': words, 'best_name', 'best': words, 'best_step',
-    'rate', 'milliseconds', 'device', 'commit', 'goodput', 'facts': [(name, words)]}; what is not known is None or ''
+    {'state': (words, tone), 'about': words, 'step', 'steps', 'done': share, 'left': words, 'best_name', 'best': words,
+    'best_step', 'rate', 'milliseconds', 'device', 'commit', 'goodput', 'facts': [(name, words)]}; what is not known is
+    None or ''
   """
   step, steps = _step(run), at(run.config, 'train.steps')
   steps = steps if isinstance(steps, int) and steps > 0 else None
@@ -41,6 +42,7 @@ def view(run: Run) -> dict[str, Any]:
   best = best_of(run)
   return {
     'state': state,
+    'about': _about(run),
     'step': step,
     'steps': steps,
     'done': min(1.0, step / steps) if steps else None,
@@ -173,6 +175,12 @@ def _facts(run: Run, last: dict[str, Any]) -> Sequence[tuple[str, str]]:
   ]
 
 
+def _about(run: Run) -> str:
+  """'classification: cnn on uci_digits'."""
+  task, model, dataset = (_text(at(run.config, path)) for path in ('task.name', 'model.name', 'data.dataset'))
+  return f'{task}: {model} on {dataset}' if task and model and dataset else ''
+
+
 def _dataset(run: Run) -> str:
   config = run.config
   name, train, evaluation = (_text(at(config, f'data.{key}')) for key in ('dataset', 'train_split', 'eval_split'))
@@ -196,7 +204,7 @@ def _last_evaluation(run: Run) -> str:
 
 
 def _size(checkpoint: Checkpoint | None) -> str:
-  return f'{words.count(checkpoint.values)} numbers' if checkpoint and checkpoint.values else ''
+  return f'{words.count(checkpoint.values)} values in its variables' if checkpoint and checkpoint.values else ''
 
 
 def _device(attempt: dict[str, Any]) -> str:

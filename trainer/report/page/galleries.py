@@ -14,7 +14,7 @@ from trainer.report.page.curves import is_number
 from trainer.report.page.folder import Run
 
 _TYPES = {'image': ('.png', b'\x89PNG\r\n\x1a\n', 'image/png'), 'sound': ('.wav', b'RIFF', 'audio/wav')}
-_SMALL, _WISHED, _WIDEST = 128, 144, 640  # sides of pictures, in CSS pixels
+_SMALL, _WISHED, _WIDEST = 128, 112, 640  # sides of pictures, in CSS pixels
 _OVERHEAD = 120  # bytes of HTML that a part takes beside what it shows
 _PER_TOKEN = 60
 _LARGEST_MATRIX = 40  # classes; of more, the pairs that are confused most are shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 import time
@@ -22,8 +23,8 @@ _COLOURS = 8  # that page.css has for runs
 _GOLDEN_ANGLE = 137.508
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
-# What makes each kind of gallery.
-MODES = {'samples': 'samples', 'inputs': 'inputs', 'predictions': 'predict', 'explanations': 'explain'}
+# The mode that makes each kind of gallery; '' where none does.
+MODES = {'samples': '', 'inputs': '', 'predictions': 'predict', 'explanations': 'explain'}
 
 
 def page(runs: Sequence[Run], page_folder: str, *, picture_bytes: int = PICTURE_BYTES, command: str = '') -> str:
@@ -35,6 +36,44 @@ def page(runs: Sequence[Run], page_folder: str, *, picture_bytes: int = PICTURE_
     picture_bytes: that galleries may take.
     command: that makes the page again.
   """
+  script = _file('page.js')
+  views = [
+    {'number': number, **_view(run, number, page_folder), 'speed': distribution}
+    for number, (run, distribution) in enumerate(zip(runs, speed.distributions(runs), strict=True))
+  ]
+  plots = curves.plots(runs)
+  plots += _plots_of(views)
+  for number, plot in enumerate(plots):
+    plot['id'] = number
+  shown = galleries.view(runs, picture_bytes)
+  return (
+    _environment()
+    .get_template('page.html')
+    .render(
+      runs=views,
+      single=len(runs) == 1,
+      plots=plots,
+      data={'runs': [view['name'] for view in views], 'plots': [_drawn(plot) for plot in plots]},
+      galleries=shown,
+      kinds=[(kind, MODES[kind], [one for one in shown if one['kind'] == kind]) for kind in GALLERIES],
+      differences=settings.differences([run.config for run in runs]) if len(runs) > 1 else [],
+      picture_bytes=picture_bytes,
+      title=runs[0].name if len(runs) == 1 else f'{len(runs)} runs side by side',
+      colours=[(n, round(n * _GOLDEN_ANGLE) % 360) for n in range(_COLOURS, len(runs))],
+      made=spent.clock(time.time()),
+      version=trainer.__version__,
+      command=command,
+      continuous=CONTINUOUS,
+      style=Markup(_file('page.css')),
+      script=Markup(script),
+      script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+  )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+  """Templates that escape all that they are given, and refuse what they are not given."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_HERE),
     autoescape=True,
@@ -50,35 +89,7 @@ def page(runs: Sequence[Run], page_folder: str, *, picture_bytes: int = PICTURE_
     'percent': lambda share: words.NOT_MEASURED if share is None else f'{100 * share:.1f} %',
     'whole': lambda number: f'{number:,}',
   }
-  script = _file('page.js')
-  views = [
-    {'number': number, **_view(run, number, page_folder), 'speed': distribution}
-    for number, (run, distribution) in enumerate(zip(runs, speed.distributions(runs), strict=True))
-  ]
-  plots = curves.plots(runs)
-  plots += _plots_of(views)
-  for number, plot in enumerate(plots):
-    plot['id'] = number
-  shown = galleries.view(runs, picture_bytes)
-  return environment.get_template('page.html').render(
-    runs=views,
-    single=len(runs) == 1,
-    plots=plots,
-    data={'runs': [view['name'] for view in views], 'plots': [_drawn(plot) for plot in plots]},
-    galleries=shown,
-    kinds=[(kind, MODES[kind], [one for one in shown if one['kind'] == kind]) for kind in GALLERIES],
-    differences=settings.differences([run.config for run in runs]) if len(runs) > 1 else [],
-    picture_bytes=picture_bytes,
-    title=runs[0].name if len(runs) == 1 else f'{len(runs)} runs side by side',
-    colours=[(n, round(n * _GOLDEN_ANGLE) % 360) for n in range(_COLOURS, len(runs))],
-    made=spent.clock(time.time()),
-    version=trainer.__version__,
-    command=command,
-    continuous=CONTINUOUS,
-    style=Markup(_file('page.css')),
-    script=Markup(script),
-    script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-  )
+  return environment
 
 
 def _view(run: Run, number: int, page_folder: str) -> dict[str, Any]:

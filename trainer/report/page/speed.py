@@ -11,7 +11,7 @@ from trainer.report.page.folder import Run
 
 NAME = 'step_milliseconds'
 PERCENTS = (50, 90, 99)
-_BINS = 40
+_MOST_BINS, _LEAST_BINS = 40, 10
 _HARD_END = 1.5  # times the 99th percentile: what is longer shares the last bin
 
 
@@ -30,15 +30,17 @@ def distributions(runs: Sequence[Run]) -> list[dict[str, Any] | None]:
   high = min(most, _HARD_END * max(percentile(numbers, 99) for numbers in values if numbers))
   if high <= low:
     high = low + max(abs(low) * 0.01, 1e-9)
-  width = (high - low) / _BINS
+  # About as many rows in a bin as there are bins.
+  count = min(_MOST_BINS, max(_LEAST_BINS, math.isqrt(max(map(len, values)))))
+  width = (high - low) / count
   found: list[dict[str, Any] | None] = []
   for numbers in values:
     if not numbers:
       found.append(None)
       continue
-    counts = [0] * _BINS
+    counts = [0] * count
     for number in numbers:
-      counts[min(_BINS - 1, int((number - low) / width))] += 1
+      counts[min(count - 1, int((number - low) / width))] += 1
     found.append(
       {
         'rows': len(numbers),
@@ -47,7 +49,7 @@ def distributions(runs: Sequence[Run]) -> list[dict[str, Any] | None]:
         'most': numbers[-1],
         'low': low,
         'high': high,
-        'bins': [(low + i * width, low + (i + 1) * width, count) for i, count in enumerate(counts)],
+        'bins': [(low + i * width, low + (i + 1) * width, rows) for i, rows in enumerate(counts)],
         'open': numbers[-1] > high,
       }
     )

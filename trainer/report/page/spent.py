@@ -88,13 +88,13 @@ def _slices(attempts: Sequence[goodput.Attempt], begin: float, end: float) -> li
 
   def put(bucket: str, since: float, seconds: float) -> None:
     at, until = max(since, begin), min(since + seconds, end)
+    column = min(COLUMNS - 1, max(0, int((at - begin) / width)))
     while at < until:
-      column = min(COLUMNS - 1, int((at - begin) / width))
       border = until if column == COLUMNS - 1 else min(until, begin + (column + 1) * width)
-      if border <= at:  # less than the clock can tell
-        break
-      slices[column][bucket] = slices[column].get(bucket, 0.0) + border - at
-      at = border
+      if border > at:
+        slices[column][bucket] = slices[column].get(bucket, 0.0) + border - at
+        at = border
+      column = min(COLUMNS - 1, column + 1)
 
   for span, parts in goodput.parts_of_spans(attempts):
     # Steps that are lost are the last ones of their span; all else is spread over it.
