@@ -136,9 +136,9 @@ def test_each_attempt_says_how_it_ended(run):
   view = spent.view(run)
   assert view is not None
   assert [row['end'] for row in view['attempts']] == [
-    'killed, without a last word', 'stopped, to be run again (exit code 75)',
+    'stopped, to be run again (exit code 75)', 'killed, without a last word',
   ]  # fmt: skip
-  assert [row['down'] for row in view['attempts']] == [None, 5.0]
+  assert [row['down'] for row in view['attempts']] == [5.0, None]
   assert view['curve']['y'][-1] == pytest.approx(100 * view['summary'].goodput, abs=0.1)
 
 
@@ -150,7 +150,8 @@ def test_the_head_says_what_the_run_is(run):
   assert head['state'] == ('stopped, to be run again (exit code 75)', 'warn')
   assert head['commit'] == 'c0ffeec0ffee, with changes'
   assert dict(head['facts'])['model'] == 'cnn, 200 values in its variables'
-  assert len(facts.topologies(run)) == 1  # two attempts on the same
+  (topology,) = facts.topologies(run)  # two attempts on the same
+  assert (topology['first'], topology['last'], topology['started']) == (1, 2, '2023-11-14 22:13:20 UTC')
   assert [one['step'] for one in facts.checkpoints(run, run.folder)] == [400]
   assert facts.checkpoints(run, f'{run.folder}/a')[0]['link'] == './../checkpoints/400'
 

@@ -59,6 +59,11 @@ def assert_silent(browser: Browser, page: pathlib.Path) -> None:
   assert browser.js('window.hacked === undefined')
 
 
+def all_drawn(browser: Browser) -> None:
+  """Waits for the plots that cannot be seen yet."""
+  browser.until('[...document.querySelectorAll(".canvas")].every((one) => one.firstChild)')
+
+
 def shown_values(browser: Browser, plot: str = LOSS) -> list[str]:
   return browser.js(f'[...document.querySelectorAll(`{plot} .legend .key`)].map((key) => key.textContent)')
 
@@ -74,6 +79,7 @@ def test_everything_is_drawn_and_nothing_is_asked_of_a_network(browser, page, da
   assert browser.js('[...document.images].every((one) => one.naturalWidth > 0)')
   assert browser.js('getComputedStyle(document.images[5]).imageRendering') == 'pixelated'
   assert browser.js('document.querySelectorAll("figure[data-plot]").length') == 7
+  all_drawn(browser)
   empty = (
     '[...document.querySelectorAll("figure[data-plot]")].filter((one) => !one.querySelector(".canvas path.line[d^=M]"))'
   )
@@ -165,6 +171,7 @@ def test_a_phone_needs_no_scrolling_sideways(browser, request, which):
   path = request.getfixturevalue(which)
   browser.open(path, width=360, height=740)
   browser.js('document.querySelectorAll("details").forEach((one) => { one.open = true; })')
+  all_drawn(browser)
   assert browser.js('innerWidth') == 360
   assert browser.js('document.documentElement.scrollWidth') == 360
   outside = '[...document.querySelectorAll("main *")].filter((one) => one.getBoundingClientRect().right > 361)'
@@ -175,6 +182,7 @@ def test_a_phone_needs_no_scrolling_sideways(browser, request, which):
 
 def test_every_control_and_picture_has_a_name_and_headings_do_not_skip(browser, page):
   browser.open(page)
+  all_drawn(browser)
   nodes = browser.call('Accessibility.getFullAXTree')['nodes']
   roles = {'slider', 'button', 'link', 'checkbox', 'combobox', 'image', 'searchbox', 'DisclosureTriangle'}
   nameless = [
@@ -262,6 +270,7 @@ def test_a_real_run_has_its_curves_its_time_and_its_checkpoint(browser, run_trai
     'init',
   ):
     assert expected in text or expected == 'step times'
+  all_drawn(browser)
   assert browser.js('document.querySelectorAll("figure[data-plot] .canvas path.line").length') >= 8
   assert browser.js('document.querySelector("a[href*=checkpoints]").getAttribute("href")') == './checkpoints/60'
   assert_silent(browser, page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import urllib.parse
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def topologies(run: Run) -> list[dict[str, Any]]:
     if found and {name: found[-1][name] for name in row} == row:
       found[-1]['last'] = number
       continue
-    found.append({**row, 'first': number, 'last': number, 'started': _text(attempt.get('started'))})
+    found.append({**row, 'first': number, 'last': number, 'started': _started(attempt)})
   return found
 
 
@@ -165,7 +166,7 @@ def _facts(run: Run, last: dict[str, Any]) -> Sequence[tuple[str, str]]:
     ('last evaluation', _last_evaluation(run)),
     ('device', _device(last)),
     ('precision', _text(_object(last, 'precision').get('policy'))),
-    ('began', f'{clock(ledger[0].begin)} UTC' if ledger else _text(last.get('started'))),
+    ('began', f'{clock(ledger[0].begin)} UTC' if ledger else _started(last)),
     ('last sign of life', f'{clock(ledger[-1].last_sign)} UTC' if ledger else ''),
     ('attempts', f'{attempts:,}' if attempts else ''),
     ('commit', _commit(last)),
@@ -221,6 +222,11 @@ def _commit(attempt: dict[str, Any]) -> str:
   if not git.get('commit'):
     return ''
   return _text(git['commit'])[:_COMMIT] + (', with changes' if git.get('dirty') else '')
+
+
+def _started(attempt: dict[str, Any]) -> str:
+  """'2026-01-31T12:00:00+00:00' -> '2026-01-31 12:00:00 UTC'."""
+  return re.sub(r'^([0-9-]+)T([0-9:]+)\+00:00$', r'\1 \2 UTC', _text(attempt.get('started')))
 
 
 def _with_reason(value: Any, reason: Any) -> str:

@@ -130,13 +130,17 @@
         label: this.byRun ? data.runs[one.run] + (splits.length > 1 ? ` ${one.split}` : '') : one.split,
       }));
       this.place = null; // of the cursor, in this.stops
+      this.stops = new Float64Array();
       const details = figure.querySelector('details.values');
       details.addEventListener('toggle', () => details.open && this.table(details.querySelector('.scroll')));
       this.canvas.addEventListener('pointermove', (event) => this.point(event));
       this.canvas.addEventListener('pointerdown', (event) => this.point(event));
       this.canvas.addEventListener('pointerleave', (event) => event.pointerType === 'mouse' && this.read(null));
       this.canvas.addEventListener('keydown', (event) => this.key(event));
-      this.canvas.addEventListener('focus', () => this.place === null && this.read(this.stops.length - 1));
+      this.canvas.addEventListener('focus', () => {
+        draw(this);
+        if (this.place === null && this.scale) this.read(this.stops.length - 1);
+      });
       this.canvas.addEventListener('blur', () => this.read(null));
     }
 
@@ -331,12 +335,39 @@
 
   // -- the page -------------------------------------------------------------------------------------------------------
 
+  const waiting = new Set(); // plots that are to be drawn
+  const soon = window.requestIdleCallback || ((action) => setTimeout(action, 1));
+  let idle = false;
+
+  // Draws what can be seen at once, and the rest when there is time.
   function redraw() {
-    for (const plot of plots) {
-      if (plot.figure.hidden) continue;
-      plot.draw();
-      if (plot.openTable) plot.table(plot.openTable);
-    }
+    const now = plots.filter((plot) => {
+      const box = plot.figure.getBoundingClientRect();
+      return box.height && box.bottom > 0 && box.top < window.innerHeight;
+    });
+    for (const plot of plots) waiting.add(plot);
+    now.forEach(draw);
+    later();
+  }
+
+  function draw(plot) {
+    if (!waiting.delete(plot)) return;
+    plot.draw();
+    if (plot.openTable) plot.table(plot.openTable);
+  }
+
+  function later() {
+    if (idle || !waiting.size) return;
+    idle = true;
+    soon(() => {
+      idle = false;
+      const end = performance.now() + 12;
+      for (const plot of waiting) {
+        draw(plot);
+        if (performance.now() > end) break;
+      }
+      later();
+    });
   }
 
   function on(id, event, action) {
@@ -355,6 +386,14 @@
         redraw();
       });
       box.append(html('label', {}, input, ` ${split}`));
+    }
+  }
+
+  // Hides the plots of metrics whose name does not have a text in it.
+  function filter(box) {
+    const wanted = box.value.trim().toLowerCase();
+    for (const plot of plots) {
+      if (plot.plot.section === 'curves') plot.figure.hidden = !plot.plot.name.toLowerCase().includes(wanted);
     }
   }
 
@@ -386,11 +425,7 @@
   on('log', 'change', (box) => { options.log = box.checked; redraw(); });
   on('smooth', 'change', (box) => { options.smooth = Number(box.value); redraw(); });
   on('axis', 'change', (box) => { options.axis = box.value; redraw(); });
-  on('only', 'input', (box) => {
-    const wanted = box.value.trim().toLowerCase();
-    for (const plot of plots) if (plot.plot.section === 'curves') plot.figure.hidden = !plot.plot.name.toLowerCase().includes(wanted);
-    redraw();
-  });
+  on('only', 'input', (box) => { filter(box); redraw(); });
   for (const box of document.querySelectorAll('.show-run')) {
     box.addEventListener('change', () => {
       box.checked ? hidden.runs.delete(Number(box.value)) : hidden.runs.add(Number(box.value));
@@ -398,15 +433,21 @@
     });
   }
   for (const form of document.querySelectorAll('form')) form.addEventListener('submit', (event) => event.preventDefault());
-  // What a browser kept of an earlier visit.
-  for (const id of ['log', 'smooth', 'axis', 'only']) document.getElementById(id)?.dispatchEvent(new Event(id === 'only' ? 'input' : 'change'));
+  // A browser may have kept these from an earlier visit.
+  options.log = document.getElementById('log')?.checked ?? false;
+  options.smooth = Number(document.getElementById('smooth')?.value ?? 0);
+  options.axis = document.getElementById('axis')?.value ?? 'step';
+  const only = document.getElementById('only');
+  if (only?.value) filter(only);
+  for (const box of document.querySelectorAll('.show-run:not(:checked)')) hidden.runs.add(Number(box.value));
   redraw();
+  window.addEventListener('beforeprint', () => [...waiting].forEach(draw));
   let width = window.innerWidth;
-  let waiting = 0;
+  let frame = 0;
   window.addEventListener('resize', () => {
     if (window.innerWidth === width) return; // a phone hides its address bar
     width = window.innerWidth;
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(redraw);
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(redraw);
   });
 })();

@@ -46,7 +46,8 @@ def view(run: Run) -> dict[str, Any] | None:
   Returns:
     {'summary': goodput.Summary, 'buckets': [(name, seconds, share, meaning)] that took time, 'begin', 'end': seconds
     since 1970, 'paths': [(bucket, path)] of a picture 1000 wide and 100 high, 'curve': {'t', 'y'}: goodput up to each
-    moment, 'lanes': [(worker, [(x, width, number, end in words, tone)])], 'attempts': rows of a table, 'left_out'}
+    moment, 'lanes': [(worker, [(x, width, number, end in words, tone)])], 'attempts': rows of a table, newest first,
+    'left_out': how many attempts are not in it}
   """
   attempts = run.ledgers.get(0)
   if not attempts:
@@ -66,7 +67,7 @@ def view(run: Run) -> dict[str, Any] | None:
     'paths': list(_paths(slices)),
     'curve': _curve(slices, (end - begin) / COLUMNS),
     'lanes': [(worker, _lane(every, begin, end)) for worker, every in run.ledgers.items()],
-    'attempts': [_row(attempts, number) for number in range(len(attempts))][-_MOST_ATTEMPTS:],
+    'attempts': [_row(attempts, number) for number in reversed(range(len(attempts)))][:_MOST_ATTEMPTS],
     'left_out': max(0, len(attempts) - _MOST_ATTEMPTS),
   }
 
