@@ -142,6 +142,24 @@ def test_each_attempt_says_how_it_ended(run):
   assert view['curve']['y'][-1] == pytest.approx(100 * view['summary'].goodput, abs=0.1)
 
 
+@pytest.mark.parametrize('number', ['Infinity', 'NaN', '1e400'])
+@pytest.mark.parametrize('field', ['"begin": 1.0', '"seconds": 1.0'])
+def test_times_that_are_not_finite_are_no_times(tmp_path, field, number):
+  lines = [
+    '{"kind": "attempt", "time": 1.0, "pid": 1, "host": [7], "worker": 0}',
+    '{"kind": "span", "name": "build", "begin": 1.0, "seconds": 1.0, "first": 0, "last": 0}',
+    '{"kind": "span", "name": "build", "begin": 1.0, "seconds": 1.0, "first": 0, "last": 0}\n',
+  ]
+  text = '\n'.join(lines)
+  (tmp_path / 'ledger.jsonl').write_text(text)
+  found = folder.read(str(tmp_path), str(tmp_path))
+  folder.name([found])
+  assert spent.view(found) is not None and '[7]' in making.page([found], str(tmp_path))
+  (tmp_path / 'ledger.jsonl').write_text(text.replace(field, f'{field.split(":")[0]}: {number}', 1))
+  found = folder.read(str(tmp_path), str(tmp_path))
+  assert found.ledgers == {} and found.notices == ['ledger.jsonl has times that are not finite, and is left out.']
+
+
 def test_the_head_says_what_the_run_is(run):
   head = facts.view(run)
   assert head['about'] == 'classification: cnn on uci_digits'
@@ -176,7 +194,8 @@ def test_pictures_keep_to_their_budget_and_what_is_left_out_is_said(run):
   some = galleries.view([run], 12_000)
   predictions = next(one for one in some if one['kind'] == 'predictions')
   assert 0 < predictions['left_out'] < 30 == predictions['entries']
-  assert f'{predictions["left_out"]} of 30 entries are left out' in making.page([run], run.folder, picture_bytes=12_000)
+  text = ' '.join(making.page([run], run.folder, picture_bytes=12_000).split())
+  assert f'{predictions["left_out"]} of 30 entries are left out' in text
   small, large = (len(making.page([run], run.folder, picture_bytes=size)) for size in (12_000, 10_000_000))
   assert small + 5_000 < large
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.errors import ConfigError
@@ -182,13 +183,23 @@ def _ledgers(run: Run) -> dict[int, list[goodput.Attempt]]:
   try:
     for worker in {0, *ledger.workers(run.folder)}:
       try:
-        found[worker] = goodput.read(run.folder, worker)
+        attempts = goodput.read(run.folder, worker)
+        if not all(math.isfinite(number) for attempt in attempts for number in _times(attempt)):
+          run.notices.append(f'{ledger.file_name(worker)} has times that are not finite, and is left out.')
+          continue
+        found[worker] = attempts
       except ConfigError as error:
         if os.path.exists(os.path.join(run.folder, ledger.file_name(worker))):
           run.notices.append(f'{ledger.file_name(worker)} tells of no attempt: {error}')
   except OSError as error:
     run.notices.append(f'the ledger cannot be read: {error}')
   return dict(sorted(found.items()))
+
+
+def _times(attempt: goodput.Attempt) -> Iterator[float]:
+  yield from (attempt.begin, attempt.last_sign)
+  for span in attempt.spans:
+    yield from (span['begin'], span['seconds'], span.get('busy', 0.0), span.get('data_wait') or 0.0)
 
 
 def _fetch_markers(run: Run) -> None:
@@ -243,7 +254,7 @@ def _values(arrays: Any) -> int | None:
   return total or None
 
 
-def _galleries(run: Run) -> Any:
+def _galleries(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
   for kind in GALLERIES:
     for at, folders, names in os.walk(os.path.join(run.folder, kind)):
       folders.sort()

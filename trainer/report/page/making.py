@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from trainer.report.page.folder import CONTINUOUS, CONTINUOUS_SPLIT, GALLERIES, 
 PICTURE_BYTES = 2_500_000
 _COLOURS = 8  # that page.css has for runs
 _GOLDEN_ANGLE = 137.508
+_SCRIPTS = ('numbers.js', 'plot.js', 'page.js')  # one after the other, in one scope
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 # The mode that makes each kind of gallery; '' where none does.
@@ -36,7 +38,7 @@ def page(runs: Sequence[Run], page_folder: str, *, picture_bytes: int = PICTURE_
     picture_bytes: that galleries may take.
     command: that makes the page again.
   """
-  script = _file('page.js')
+  script = f"(() => {{\n'use strict';\n{''.join(map(_file, _SCRIPTS))}}})();"
   views = [
     {'number': number, **_view(run, number, page_folder), 'speed': distribution}
     for number, (run, distribution) in enumerate(zip(runs, speed.distributions(runs), strict=True))
@@ -89,6 +91,7 @@ def _environment() -> jinja2.Environment:
     'percent': lambda share: words.NOT_MEASURED if share is None else f'{100 * share:.1f} %',
     'whole': lambda number: f'{number:,}',
   }
+  environment.globals['command_of'] = _command_of
   return environment
 
 
@@ -111,6 +114,11 @@ def _view(run: Run, number: int, page_folder: str) -> dict[str, Any]:
     'has_rows': any(row['split'] != CONTINUOUS_SPLIT for row in run.rows),
     'has_continuous': any(row['split'] == CONTINUOUS_SPLIT for row in run.rows),
   }
+
+
+def _command_of(workdir: str, mode: str = '') -> str:
+  command = f'.venv/bin/python -m trainer --config=CONFIG --workdir={shlex.quote(workdir)}'
+  return f'{command} --mode={mode}' if mode else command
 
 
 def _plots_of(views: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.errors import EXIT_COMPLETE, EXIT_DIVERGED, EXIT_RUN_AGAIN, EXIT_USER_MISTAKE
-from trainer.report import goodput
+from trainer.report import goodput, words
 from trainer.report.page.folder import Run
 
 COLUMNS = 240  # of the picture of time
@@ -44,10 +44,10 @@ def view(run: Run) -> dict[str, Any] | None:
   """What is shown of the time of a run; None where there is no ledger of its chief.
 
   Returns:
-    {'summary': goodput.Summary, 'buckets': [(name, seconds, share, meaning)] that took time, 'begin', 'end': seconds
-    since 1970, 'paths': [(bucket, path)] of a picture 1000 wide and 100 high, 'curve': {'t', 'y'}: goodput up to each
-    moment, 'lanes': [(worker, [(x, width, number, end in words, tone)])], 'attempts': rows of a table, newest first,
-    'left_out': how many attempts are not in it}
+    {'summary': goodput.Summary, 'lead': words that follow its goodput, 'buckets': [(name, seconds, share, meaning)] of
+    those that took time, 'begin', 'end': seconds since 1970, 'paths': [(bucket, path)] of a picture 1000 wide and 100
+    high, 'curve': {'t', 'y'}: goodput up to each moment, 'lanes': [(worker, [(x, width, number, end in words, tone)])],
+    'attempts': rows of a table, newest first, 'left_out': how many attempts are not in it}
   """
   attempts = run.ledgers.get(0)
   if not attempts:
@@ -59,6 +59,7 @@ def view(run: Run) -> dict[str, Any] | None:
   total = sum(summary.seconds.values()) or 1.0
   return {
     'summary': summary,
+    'lead': _lead(summary),
     'buckets': [
       (name, seconds, seconds / total, MEANINGS[name]) for name, seconds in summary.seconds.items() if seconds > 0
     ],
@@ -78,6 +79,21 @@ def clock(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime('%Y-%m-%d %H:%M:%S')
   except (OverflowError, ValueError, OSError):
     return ''
+
+
+def _lead(summary: goodput.Summary) -> str:
+  number = len(summary.ends)
+  parts = [
+    f'of {words.duration(summary.wall_seconds)} brought the run forward, in {number:,} attempt{"s" * (number > 1)}'
+  ]
+  if summary.steps_redone:
+    parts.append(f'{summary.steps_redone:,} steps were done again')
+  if summary.restart_seconds is not None:
+    restart = words.duration(summary.restart_seconds)
+    parts.append(f'{restart} from the end of an attempt to the first step after it (mean)')
+  if summary.set_back_seconds:
+    parts.append(f'the clock was set back by {words.duration(summary.set_back_seconds)}')
+  return '; '.join(parts) + '.'
 
 
 def _slices(attempts: Sequence[goodput.Attempt], begin: float, end: float) -> list[dict[str, float]]:
@@ -118,7 +134,7 @@ def _slices(attempts: Sequence[goodput.Attempt], begin: float, end: float) -> li
   return slices
 
 
-def _paths(slices: Sequence[dict[str, float]]) -> Any:
+def _paths(slices: Sequence[dict[str, float]]) -> Iterator[tuple[str, str]]:
   """Each bucket as one path of rectangles, one on top of the other."""
   pieces: dict[str, list[str]] = {}
   width = 1000 / COLUMNS
