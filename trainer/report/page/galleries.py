@@ -32,7 +32,7 @@ def view(runs: Sequence[Run], budget: int) -> list[dict[str, Any]]:
 
   Returns:
     {'run': number, 'folder', 'kind', 'title', 'step', 'facts': [(name, words)], 'confusion', 'groups': [(name, [entry],
-    [entry]): those shown and those folded], 'entries', 'left_out'}
+    [entry]): those shown and those folded], 'tokens': whether there are any, 'entries', 'left_out'}
   """
   found: list[dict[str, Any]] = []
   for number, run in enumerate(runs):
@@ -63,6 +63,7 @@ def view(runs: Sequence[Run], budget: int) -> list[dict[str, Any]]:
     budget -= spent
     gallery['entries'], gallery['left_out'] = len(gallery['all']), len(gallery['all']) - len(chosen)
     gallery['groups'] = _groups(chosen)
+    gallery['tokens'] = any(part['kind'] == 'tokens' for entry in chosen for part in entry['parts'])
     del gallery['all'], gallery['place']
   found.sort(key=lambda one: (one['kind'], one['run'], one['step'] is None, -(one['step'] or 0), one['folder']))
   return found
