@@ -67,7 +67,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 120) -> N
 
 
 def test_killed_in_an_upload_and_resumed_on_another_machine_it_ends_with_the_same_bytes(
-  storage, environment, start_trainer, run_trainer, whole
+  storage, environment, start_trainer, run_trainer, whole, tmp_path
 ):
   # Step 40 hangs on its way, and its marker with it, when the machine goes.
   storage.faults.append(Fault('slow', r'POST .*checkpoints/40/state', times=1000, seconds=600))
@@ -105,6 +105,12 @@ def test_killed_in_an_upload_and_resumed_on_another_machine_it_ends_with_the_sam
     cwd=ROOT, env={**environment('three'), 'PATH': '/usr/bin:/bin'}, capture_output=True, check=True, text=True,
   )  # fmt: skip
   assert len(json.loads(goodput.stdout)['ends']) == 2
+  page = tmp_path / 'report.html'
+  subprocess.run(
+    [sys.executable, 'scripts/report', URL, f'--out={page}'],
+    cwd=ROOT, env={**environment('three'), 'PATH': '/usr/bin:/bin'}, capture_output=True, check=True,
+  )  # fmt: skip
+  assert f'<code>{URL}/checkpoints/60</code>' in page.read_text()
 
 
 @pytest.mark.parametrize('source', ['memory', 'lanes'])

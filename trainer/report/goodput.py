@@ -157,7 +157,8 @@ def summarize(attempts: Sequence[Attempt]) -> Summary:
   done = redone = 0
   for span, again in _with_steps_redone(attempts):
     done, redone = done + span['last'] - span['first'], redone + again
-    for bucket, share in _split(span, again):
+  for _, parts in parts_of_spans(attempts):
+    for bucket, share in parts:
       seconds[bucket] += share
   seconds['down'] = sum(later.begin - earlier.last_sign for earlier, later in itertools.pairwise(attempts))
   # Not from the spans: so it shows if some are missing.
@@ -180,6 +181,12 @@ def summarize(attempts: Sequence[Attempt]) -> Summary:
       span['data_wait'] is not None for attempt in attempts for span in attempt.spans if span['name'] == 'step'
     ),
   )
+
+
+def parts_of_spans(attempts: Sequence[Attempt]) -> Iterator[tuple[ledger.Line, list[tuple[str, float]]]]:
+  """(span, [(bucket, seconds of it)]) of all spans, the last one first."""
+  for span, again in _with_steps_redone(attempts):
+    yield span, _split(span, again)
 
 
 def table(summary: Summary) -> str:
