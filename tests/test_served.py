@@ -108,10 +108,24 @@ def test_files_are_predicted_like_the_split_here_and_without_this_package(traine
   assert told['examples'] == 360 and told['export'] == str(export)
   assert told['largest_difference'].keys() == {'probabilities', 'tflite probabilities'} and not told['left_out']
   assert max(told['largest_difference'].values()) <= 1e-5
-  names = {'README.md', 'model.keras', 'model.safetensors', 'model.tflite', 'predict.py', 'reading.py', 'saved_model'}
+  names = {
+    'README.md',
+    'examples',
+    'model.keras',
+    'model.safetensors',
+    'model.tflite',
+    'predict.py',
+    'reading.py',
+    'saved_model',
+  }
   assert {path.name for path in export.iterdir()} == {*names, 'signature.json'}
   card = (export / 'README.md').read_text()
   assert 'Creative Commons Attribution 4.0' in card and '360 examples' in card and '| accuracy |' in card
+  for number in range(5):
+    tried, own = (
+      np.asarray(Image.open(each)) for each in (export / f'examples/{number}.png', tmp_path / f'{number}.png')
+    )
+    np.testing.assert_array_equal(tried, own)
   done = subprocess.run(
     [sys.executable, export / 'predict.py', tmp_path], cwd=tmp_path, capture_output=True, text=True, check=False,
     env={name: value for name, value in os.environ.items() if name != 'PYTHONPATH'},

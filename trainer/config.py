@@ -140,6 +140,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
   },
   'export': {
     'formats': Field(('keras', 'safetensors', 'tflite'), 'what mode export writes beside the SavedModel', each(one_of('keras', 'safetensors', 'tflite'))),
+    'examples': Field(5, 'examples of data.eval_split that go with an export as files, to try it on', at_least(0)),
     'check_examples': Field(1000, 'examples of data.eval_split that export and checkpoint are compared on', at_least(1)),
   },
   'storage': bucket.FIELDS,

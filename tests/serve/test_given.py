@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tests.serve import test_reading
 from trainer import config as config_lib
 from trainer import tasks
 from trainer.errors import ConfigError
-from trainer.serve import given
+from trainer.serve import given, reading, writing
 
 
 def made(task, model, features, **changes):
@@ -68,3 +69,33 @@ def test_what_no_file_could_hold():
   task, features = made('masked_language_modeling', 'bert', packed)
   with pytest.raises(ConfigError, match=r'names no feature that it predicts from .* leave out --input'):
     given.describe(task, features)
+
+
+@pytest.mark.parametrize('kind', ['image', 'sound', 'text', 'table', 'numbers', 'series'])
+def test_what_is_written_is_read_back(tmp_path, kind):
+  random = np.random.default_rng(0)
+  told, values = {
+    'image': (test_reading.IMAGE, [random.integers(0, 256, (8, 8, 1)).astype(np.uint8) for _ in range(2)]),
+    'sound': (test_reading.SOUND, [random.integers(-9, 9, [50]).astype(np.int16) for _ in range(2)]),
+    'text': (test_reading.TEXT, [b'one\ntwo', 'thrée'.encode()]),
+    'table': (
+      test_reading.TABLE,
+      [
+        {'carat': np.float32(0.1), 'cut': np.int64(1), 'rings': np.int32(3)},
+        {'carat': np.float32(np.nan), 'cut': np.int64(-1), 'rings': np.int32(4)},
+      ],
+    ),
+    'numbers': (test_reading.NUMBERS, [random.normal(size=3).astype(np.float32) for _ in range(2)]),
+    'series': (test_reading.SERIES, [random.normal(size=(2, 2)).astype(np.float32) for _ in range(2)]),
+  }[kind]
+  writing.write(str(tmp_path / 'made'), told, values)
+  found = [value for name in reading.expand([str(tmp_path / 'made')]) for _, value in reading.examples(name, told)]
+  for value, wanted in zip(found, values, strict=True):
+    if kind == 'table':
+      assert {name: cell.item() for name, cell in value.items()} == pytest.approx(
+        {name: cell.item() for name, cell in wanted.items()}, nan_ok=True
+      )
+    elif kind == 'text':
+      assert value == wanted
+    else:
+      np.testing.assert_array_equal(value, wanted)

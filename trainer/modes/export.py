@@ -56,6 +56,7 @@ def run(command: Any) -> None:
     raise ConfigError(f'{partial} cannot be written: {error.strerror}: set the permissions') from error
   left_out = export.write(partial, served, session, tuple(fields.formats))
   checks = _compared(session, served, partial, [each.prediction for each in wanted], left_out)
+  export.sample_inputs(partial, session, fields.examples)
   durable.replace(os.path.join(partial, 'README.md'), card.text(session, step, results, checks).encode())
   shutil.rmtree(folder, ignore_errors=True)
   os.rename(partial, folder)

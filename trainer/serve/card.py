@@ -64,7 +64,7 @@ What it says of examples that are unlike these was not measured.
 ## How to use it
 
 ```sh
-python predict.py INPUT...   # needs TensorFlow {run_record.versions().get('tensorflow', '')} and NumPy
+python predict.py examples   # or INPUT...; needs TensorFlow {run_record.versions().get('tensorflow', '')} and NumPy
 ```
 
 ```python

@@ -26,13 +26,14 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
-from trainer.serve import given
+from trainer.serve import given, writing
 from trainer.serve.function import Served
 
 SIGNATURE, SAVED_MODEL, LITE = 'signature.json', 'saved_model', 'model.tflite'
 # Of outputs that are computed in float32, and in 16 bits, where a batch of another size rounds otherwise.
 TOLERANCES = {'float32': 1e-5, 'mixed_bfloat16': 3e-2, 'mixed_float16': 5e-3}
 VERSION = 1
+EXAMPLES = 'examples'
 _HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -61,6 +62,18 @@ def write(folder: str, served: Served, session: Any, formats: tuple[str, ...]) -
   except OSError as error:
     raise ConfigError(f'{folder} cannot be written: {error.strerror}: make room or set the permissions') from error
   return left_out
+
+
+def sample_inputs(folder: str, session: Any, count: int) -> None:
+  """Writes the first raw examples of the evaluation split as files that predict.py reads; none of packed texts."""
+  told = given.describe(session.task, session.dataset.features)
+  if not count or told['name'] == 'tokens':
+    return
+  rows = session.dataset.examples(session.dataset.evaluation).take(count).as_numpy_iterator()
+  flat = [given.flat(session.task, row[told['name']]) for row in rows]
+  values = flat if told['kind'] == 'table' else [each[told['name']] for each in flat]
+  texts = told['kind'] == 'text'
+  writing.write(os.path.join(folder, EXAMPLES), told, [np.asarray(each).item() for each in values] if texts else values)
 
 
 def examples(session: Any, served: Served, count: int) -> Iterator[dict[str, Any]]:
