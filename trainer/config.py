@@ -105,6 +105,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'every_steps': Field(0, 'steps between evaluations; 0: at the end only', at_least(0)),
     'global_batch_size': Field(0, 'examples per evaluation step over all replicas; 0: as in training', at_least(0)),
     'pictures': Field(0, 'examples whose predictions TensorBoard shows after each evaluation, from the beginning of the split', at_least(0)),
+    'statistics': Field(False, 'TensorBoard shows after each evaluation the norms of gradients and weights, and mean, deviation and zeros of the outputs, of each block of the model'),
     'best_metric': Field('auto', "what names the best checkpoint; 'auto': the task's own; empty: none", fixed=True),
     'best_mode': Field('auto', 'whether the largest or the smallest is best', one_of('auto', 'max', 'min'), fixed=True),
   },

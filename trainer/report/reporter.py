@@ -101,6 +101,13 @@ class Reporter:
     self._write(step, 'eval', results)
     self._progress.print(f'evaluation at step {step:,}: {words.values(results)}')
 
+  def statistics(self, step: int, values: Mapping[str, float]) -> None:
+    """Shows numbers of the model's blocks (trainer/train/statistics.py) in TensorBoard."""
+    try:
+      self._tensorboard.write(step, 'blocks', values)
+    except ConfigError as error:
+      logging.error('%s; training goes on', error)
+
   def drawn(self, step: int, examples: Sequence[Any]) -> None:
     """Shows predictions of the evaluation split (trainer/train/evaluate.py, Predicted) in TensorBoard."""
     if not self._chief:

@@ -140,15 +140,15 @@ class Evaluator:
 
   def _sums(self, batch: dict) -> tf.Tensor:
     """float32 [3 + M]: loss sum, weight sum, examples that are not padding, metric sums of this replica's batch."""
-    return self._sums_of(self._call(batch['inputs']), batch)[0]
+    return self._sums_of(self.call(batch['inputs']), batch)[0]
 
   def _predicted(self, batch: dict) -> tuple[tf.Tensor, dict[str, Any]]:
     """The same sums; the task's 'predictions' for this replica's batch, and the 'losses'."""
-    outputs = self._call(batch['inputs'])
+    outputs = self.call(batch['inputs'])
     sums, losses = self._sums_of(outputs, batch)
-    return sums, {'predictions': self.task.predictions(self._call, outputs, batch), 'losses': losses}
+    return sums, {'predictions': self.task.predictions(self.call, outputs, batch), 'losses': losses}
 
-  def _call(self, inputs: Any) -> tf.Tensor:
+  def call(self, inputs: Any) -> tf.Tensor:
     """The model as it is evaluated, without writing to a variable."""
     state, model = self.state, self.state.model
     parameters = [as_computed(v) for v in state.evaluated]

@@ -29,6 +29,7 @@ from trainer.runtime.watchdog import Watchdog
 from trainer.train.guard import Guard
 from trainer.train.session import Session
 from trainer.train.state import Progress
+from trainer.train.statistics import Statistics
 from trainer.train.step import FACTS, FIXED_SUMS, Rows
 
 # A block aims at this length, so that the host costs little and a notice to stop is heard soon.
@@ -54,6 +55,8 @@ class Loop:
     self.guard, self.stop, self.phases, self.watchdog, self.profiler = guard, stop, phases, watchdog, profiler
     self.step = session.train_step()
     self.evaluator = session.evaluator()
+    self.statistics = Statistics(session, self.evaluator) if self.config.eval.statistics else None
+    self.rows: Rows | None = None  # of the last block
     self.total = session.config.train.steps
     self.metric: float | None = None  # of the evaluation at the current step, if there was one
     self.saved_step, self.saved_at = self.progress.step, time.monotonic()
@@ -113,6 +116,8 @@ class Loop:
     step, name = self.progress.step, self.session.best_metric
     results = self.evaluator.evaluate()
     self.reporter.evaluated(step, results)
+    if self.statistics:
+      self.reporter.statistics(step, self.statistics.take(self.rows))
     if count := self.config.eval.pictures:
       self.reporter.drawn(step, self.evaluator.pictures(count))
     self.progress.evaluated_step = step
@@ -204,7 +209,7 @@ class Loop:
     self.blocks_began = self.blocks_began[1], started
     first = tf.constant(self.progress.step, tf.int64)
     rows, waited = self.step.run(self.iterator, first, tf.constant(steps), tf.constant(control, tf.float32))
-    rows = self.step.split(rows.numpy())
+    self.rows = rows = self.step.split(rows.numpy())
     seconds = time.monotonic() - started
     self.compiled, self.stop.at_once = True, False  # from now on there is something to save
     rollback = self._take(rows)
