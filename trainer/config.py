@@ -21,6 +21,7 @@ import ml_collections
 from trainer import models, tasks, tokens
 from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
+from trainer.explain import explaining
 from trainer.fields import Field, above, at_least, fraction, nearest, one_of, shares
 from trainer.optim import optimizers, rounding, schedules, sharding
 from trainer.storage import bucket
@@ -133,6 +134,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'lowest_rate': Field(1e-6, 'learning rate at which lr_test begins', above(0)),
     'highest_rate': Field(10.0, 'learning rate at which it ends, if the loss has not diverged before', above(0)),
   },
+  'explain': explaining.FIELDS,
   'storage': bucket.FIELDS,
   'faults': {
     'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),

@@ -33,6 +33,7 @@ PLAN = 'plan.json'
 BENCHMARK = 'benchmark.json'
 LR_TEST = 'lr_test.json'
 OVERFIT = 'overfit.json'
+EXPLANATIONS = 'explanations'
 
 
 class Workdir:
