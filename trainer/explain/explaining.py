@@ -19,7 +19,7 @@ from trainer.report.gallery import Part
 PERMUTATION = 'permutation_importance'
 NAMES = (*METHODS, PERMUTATION)
 # Examples whose explanations are held against those of weights drawn anew.
-CHECKED = 4
+CHECKED = 8
 _NUCLEOTIDES, _AMINO_ACIDS = 'ACGTU', 'ACDEFGHIKLMNPQRSTVWY'
 # A stop, a gap, and letters for what is not known.
 _BESIDE = '*-BJOUXZ'
@@ -114,15 +114,16 @@ class Sanity:
     self.all.setdefault(name, []).append(correlation(true.values, everything.values))
 
   def results(self) -> dict[str, dict[str, Any]]:
-    """method -> 'last_layer' and 'all_layers', mean rank correlations or None, and the 'verdict'."""
-    return {
-      name: {
-        'last_layer': sanity.mean(self.last[name]),
-        'all_layers': sanity.mean(each),
-        'verdict': sanity.verdict(each),
+    """method -> 'last_layer' and 'all_layers', the mean size of the rank correlations or None, and the 'verdict'."""
+    found = {}
+    for name, each in self.all.items():
+      all_layers = sanity.strength(each)
+      found[name] = {
+        'last_layer': sanity.strength(self.last[name]),
+        'all_layers': all_layers,
+        'verdict': sanity.verdict(all_layers),
       }
-      for name, each in self.all.items()
-    }
+    return found
 
 
 def explained(
@@ -144,7 +145,8 @@ def explained(
     checks[name] = attribution.check
     parts += method.parts(name, case, attribution)
     if others is not None:
-      found.add(name, attribution, method.run(others[0], case), method.run(others[1], case))
+      rough = dataclasses.replace(case, refined=False)
+      found.add(name, attribution, method.run(others[0], rough), method.run(others[1], rough))
   return checks, parts
 
 

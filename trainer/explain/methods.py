@@ -41,6 +41,7 @@ class Case:
     number: of the example.
     mean: gives the mean inputs of the split, [1, ...].
     alphabet: symbols that a sequence may have, for mutagenesis; empty: it is no such sequence.
+    refined: whether integrated gradients are computed until they are complete.
   """
 
   config: Any
@@ -50,6 +51,7 @@ class Case:
   number: int
   mean: Callable[[], np.ndarray]
   alphabet: str = ''
+  refined: bool = True
 
   @property
   def fields(self) -> Any:
@@ -59,6 +61,13 @@ class Case:
   def symbols(self) -> np.ndarray:
     """The ids of the alphabet (trainer/tasks/text_classification.py)."""
     return np.array([ord(letter) + 1 for letter in self.alphabet], self.inputs.dtype)
+
+  @property
+  def path(self) -> dict[str, int]:
+    """How integrated gradients go from the baseline to the inputs."""
+    fields = self.fields
+    most = fields.most_steps if self.refined else fields.steps
+    return {'steps': fields.steps, 'most_steps': most, 'together': fields.batch_size}
 
   def baseline(self) -> np.ndarray:
     return views.baseline(self.fields.baseline, self.view, self.inputs, self.mean)
@@ -76,17 +85,11 @@ def _integrated_gradients(network: Network, case: Case) -> Attribution:
       nothing = np.zeros_like(given.numpy())
     else:
       nothing = network.beyond(embedding, case.baseline())[0].numpy()
-    found = integrated.integrated_gradients(
-      call, given.numpy(), case.subject.target, baseline=nothing, steps=fields.steps, most_steps=fields.most_steps,
-      together=fields.batch_size,
-    )  # fmt: skip
+    found = integrated.integrated_gradients(call, given.numpy(), case.subject.target, baseline=nothing, **case.path)
     values = found.values.sum(axis=-1)
     # A run of symbols speaks for each of them alike.
     return Attribution(covers(inputs[0]).T @ values if covers else values, found.check)
-  found = integrated.integrated_gradients(
-    call, inputs, case.subject.target, baseline=case.baseline(), steps=fields.steps, most_steps=fields.most_steps,
-    together=fields.batch_size,
-  )  # fmt: skip
+  found = integrated.integrated_gradients(call, inputs, case.subject.target, baseline=case.baseline(), **case.path)
   return Attribution(case.view.summed(found.values), found.check)
 
 

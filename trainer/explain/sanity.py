@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.explain.network import Called, Network
 
-# A mean rank correlation of so much with those of weights drawn anew, and an explanation does not depend on them.
+# Rank correlations of so much with explanations of weights drawn anew: what is explained is not what was learnt.
 TOO_MUCH = 0.5
 
 
@@ -46,15 +46,17 @@ def last_layer(network: Network, calls: Sequence[Called]) -> list[int]:
   return list(places.values())
 
 
-def verdict(correlations: Sequence[float | None]) -> str:
-  """What the rank correlations with explanations of weights drawn anew, one of each example, say of a method."""
-  known = [each for each in correlations if each is not None]
-  if not known:
-    return 'cannot be told'
-  return 'does not depend on the weights' if statistics.fmean(known) > TOO_MUCH else 'depends on the weights'
+def strength(correlations: Sequence[float | None]) -> float | None:
+  """The mean size of rank correlations, of those that are defined; None where none is.
 
-
-def mean(correlations: Sequence[float | None]) -> float | None:
-  """The mean of those that are defined."""
-  known = [each for each in correlations if each is not None]
+  Whatever their sign: with weights drawn anew a map often turns round as a whole, and is the same picture to the eye.
+  """
+  known = [abs(each) for each in correlations if each is not None]
   return round(statistics.fmean(known), 4) if known else None
+
+
+def verdict(strength: float | None) -> str:
+  """What that says of a method, where all weights were drawn anew."""
+  if strength is None:
+    return 'cannot be told'
+  return 'does not depend on the weights' if strength > TOO_MUCH else 'depends on the weights'

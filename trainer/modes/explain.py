@@ -127,7 +127,7 @@ def _conclude(found: explaining.Sanity, checked: int, gallery: Gallery) -> None:
       f'{"not defined" if result[key] is None else f"{result[key]:.2f}"} with {what}'
       for key, what in (('last_layer', 'a new last layer'), ('all_layers', 'all weights drawn anew'))
     )
-    line = f'{result["verdict"]}: rank correlation {both} ({checked} examples)'
+    line = f'{result["verdict"]}: rank correlation of size {both} ({checked} examples)'
     print(f'{name} {line}')
     gallery.facts[f'{name}, weights'] = line
 
