@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 
+# Of fewer places a rank correlation is far from 0 by chance.
+FEWEST = 8
+
+
 @dataclasses.dataclass(frozen=True)
 class Attribution:
   """How much each number or place of the inputs speaks for the target.
@@ -22,7 +26,7 @@ class Attribution:
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-  """Spearman's rank correlation of two attributions; None where it is not defined.
+  """Spearman's rank correlation of two attributions; None where one is constant, or FEWEST places are not there.
 
   Places where both are exactly 0, as integrated gradients are where inputs and baseline agree, say nothing of the model
   and are left out.
@@ -31,6 +35,6 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 
   there = (first != 0) | (second != 0)
   a, b = first[there], second[there]
-  if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+  if len(a) < FEWEST or np.ptp(a) == 0 or np.ptp(b) == 0:
     return None
   return float(stats.spearmanr(a, b).statistic)

@@ -24,7 +24,8 @@ def integrated_gradients(
   The integral is that of Gauss and Legendre. By the axiom of completeness (proposition 1) the attributions add up to
   the difference of the target at both ends; until they do, within TOLERANCE, the number of points is doubled. What is
   added up is float64. The target itself is as precise as the model computes: in bfloat16 it has two or three digits,
-  and completeness may fail on that account alone.
+  and completeness may fail on that account alone. It fails too where a normalisation of each example by itself (group,
+  layer) makes the target jump beside an empty baseline: the mean image is a better one there.
 
   Args:
     call: from inputs to outputs.

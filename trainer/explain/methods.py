@@ -122,7 +122,7 @@ def _occlusion(network: Network, case: Case) -> Attribution:
 
 
 def _rollout(network: Network, case: Case) -> Attribution:
-  layers = attention.shares(network.calls(case.inputs))
+  layers = [each.numpy() for each in network.observed('shares', attention.shares, case.inputs)]
   places = layers[0].shape[-1]
   model, there = case.config.model, np.ones(places)
   if case.subject.place is not None:

@@ -40,6 +40,23 @@ class Called(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Piece:
+  """A call whose gradient is computed in a graph, by the inputs alone: a tape around the call would have that by the
+  weights too.
+
+  Attributes:
+    call: inputs [S, ...] -> outputs.
+    pull: inputs and the gradient by the outputs -> the gradient by the inputs.
+  """
+
+  call: Call
+  pull: Callable[[tf.Tensor, Any], tf.Tensor]
+
+  def __call__(self, inputs: Any) -> Any:
+    return self.call(inputs)
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
   """A model at some weights, as it is evaluated.
 
@@ -60,25 +77,50 @@ class Network:
     given = [[tf.convert_to_tensor(each) for each in part] for part in (parameters, buffers)]
     return Network(self.model, given[0], given[1], self.functions)
 
-  def __call__(self, inputs: tf.Tensor) -> Any:
+  def __call__(self, inputs: Any) -> Any:
     """Inputs [S, ...] -> raw outputs [S, ..., units]."""
-    function = self._traced('whole', self._outputs)
-    return function(self.parameters, self.buffers, tf.convert_to_tensor(inputs))
+    return self._whole()(inputs)
 
-  def calls(self, inputs: tf.Tensor) -> list[Called]:
-    """What is called for some inputs, each layer when it has ended; the whole model is left out."""
-    found: list[Called] = []
-    counts: dict[int, int] = {}
+  def pull(self, inputs: tf.Tensor, upstream: Any) -> tf.Tensor:
+    """See `Piece`."""
+    return self._whole().pull(inputs, upstream)
 
-    def note(layer: keras.layers.Layer, output: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-      number = counts.get(id(layer), 0)
-      counts[id(layer)] = number + 1
-      found.append(Called(layer, number, args, keywords, output))
-      return output
+  def _whole(self) -> Piece:
+    return self._piece('whole', self._outputs)
 
-    with tapped(self.model._flatten_layers(include_self=False), note):
-      self._outputs(self.parameters, self.buffers, tf.convert_to_tensor(inputs))
-    return found
+  def calls(self, inputs: np.ndarray) -> list[Called]:
+    """What is called for some inputs, each layer when it has ended; the whole model is left out.
+
+    Only traced: tensors have shapes, and no values.
+    """
+    if 'calls' not in self.functions:
+      self.observed('calls trace', lambda calls: self.functions.update(calls=calls) or [], inputs)
+    return self.functions['calls']
+
+  def observed(self, key: str, observe: Callable[[list[Called]], list[tf.Tensor]], inputs: np.ndarray) -> Any:
+    """What a function makes of the layers' calls, computed.
+
+    Args:
+      key: tells this function from others.
+      observe: takes `calls`, in a graph.
+      inputs: [S, ...].
+    """
+
+    def watch(parameters: Any, buffers: Any, inputs: tf.Tensor) -> list[tf.Tensor]:
+      found: list[Called] = []
+      counts: dict[int, int] = {}
+
+      def note(layer: keras.layers.Layer, output: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        number = counts.get(id(layer), 0)
+        counts[id(layer)] = number + 1
+        found.append(Called(layer, number, args, keywords, output))
+        return output
+
+      with tapped(self.model._flatten_layers(include_self=False), note):
+        self._outputs(parameters, buffers, inputs)
+      return observe(found)
+
+    return self._traced(key, watch)(self.parameters, self.buffers, tf.convert_to_tensor(inputs))
 
   def beyond(self, called: Called, inputs: tf.Tensor) -> tuple[tf.Tensor, Call]:
     """The model as a function of what one of its layers gives.
@@ -91,28 +133,45 @@ class Network:
       What the layer gives for these inputs, float32 [1, ...]; and a call that takes [S, ...] in its place.
     """
     layer, number = called.layer, called.number
+    key = f'{id(layer)} {number}'
 
-    def outputs(parameters: Any, buffers: Any, inputs: tf.Tensor, given: tf.Tensor) -> tuple[Any, tf.Tensor]:
-      seen: list[tf.Tensor] = []
+    def own(calls: list[Called]) -> list[tf.Tensor]:
+      (output,) = [each.output for each in calls if each.layer is layer and each.number == number]
+      return [tf.cast(output, tf.float32)]
+
+    def outputs(parameters: Any, buffers: Any, given: tf.Tensor, inputs: tf.Tensor) -> Any:
+      count = 0
 
       def put(layer: keras.layers.Layer, output: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        seen.append(output)
-        return tf.cast(given, output.dtype) if len(seen) == number + 1 else output
+        nonlocal count
+        count += 1
+        return tf.cast(given, output.dtype) if count == number + 1 else output
 
       with tapped([layer], put):
-        result = self._outputs(parameters, buffers, tf.repeat(inputs, tf.shape(given)[0], axis=0))
-      return result, tf.cast(seen[number], tf.float32)
+        return self._outputs(parameters, buffers, tf.repeat(inputs, tf.shape(given)[0], axis=0))
 
-    function = self._traced((id(layer), number), outputs)
-    inputs = tf.convert_to_tensor(inputs)
-    empty = tf.zeros([1, *called.output.shape[1:]], tf.float32)
-    own = function(self.parameters, self.buffers, inputs, empty)[1]
-    return own, lambda given: function(self.parameters, self.buffers, inputs, given)[0]
+    (here,) = self.observed(f'{key} own', own, inputs)
+    return here, self._piece(f'{key} beyond', outputs, tf.convert_to_tensor(inputs))
 
   def _outputs(self, parameters: Any, buffers: Any, inputs: tf.Tensor) -> Any:
     return self.model.stateless_call(parameters, buffers, inputs, training=False)[0]
 
-  def _traced(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+  def _piece(self, key: str, outputs: Callable[..., Any], *rest: tf.Tensor) -> Piece:
+    """`outputs(parameters, buffers, inputs, *rest)` as a function of the inputs, with its gradient."""
+
+    def backward(parameters: Any, buffers: Any, inputs: tf.Tensor, upstream: list[tf.Tensor], *rest: tf.Tensor) -> Any:
+      with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(inputs)
+        found = tf.nest.flatten(outputs(parameters, buffers, inputs, *rest))
+      return tape.gradient(found, inputs, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    forward, pull = self._traced(key, outputs), self._traced(f'{key} backward', backward)
+    return Piece(
+      lambda inputs: forward(self.parameters, self.buffers, tf.convert_to_tensor(inputs), *rest),
+      lambda inputs, upstream: pull(self.parameters, self.buffers, inputs, tf.nest.flatten(upstream), *rest),
+    )
+
+  def _traced(self, key: str, function: Callable[..., Any]) -> Callable[..., Any]:
     if key not in self.functions:
       self.functions[key] = tf.function(function, autograph=False, reduce_retracing=True)
     return self.functions[key]
@@ -148,9 +207,11 @@ def scores(call: Call, target: Target, inputs: np.ndarray | tf.Tensor, together:
 
 def gradients(call: Call, target: Target, inputs: np.ndarray | tf.Tensor) -> np.ndarray:
   """float32 [S, ...]: the gradient of each target by its own inputs; 0 where the target does not depend on them."""
-  watched = tf.convert_to_tensor(inputs, tf.float32)
+  inputs = tf.convert_to_tensor(inputs, tf.float32)
+  pull: Callable[..., Any] | None = getattr(call, 'pull', None)
+  source = call(inputs) if pull else inputs
   with tf.GradientTape(watch_accessed_variables=False) as tape:
-    tape.watch(watched)
-    total = tf.reduce_sum(target(call(watched)))
-  found = tape.gradient(total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-  return tf.convert_to_tensor(found).numpy()
+    tape.watch(source)
+    total = tf.reduce_sum(target(source if pull else call(inputs)))
+  found = tape.gradient(total, source, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+  return tf.convert_to_tensor(pull(inputs, found) if pull else found).numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from trainer.explain.attribution import Attribution
 from trainer.explain.network import Called
@@ -36,11 +37,11 @@ def rollout(layers: Sequence[np.ndarray], rows: np.ndarray) -> Attribution:
   return Attribution(rows.astype(np.float64) @ mixed, {'layers': len(layers), 'off': off})
 
 
-def shares(calls: Sequence[Called]) -> list[np.ndarray]:
-  """float32 [N, T, T] of each self-attention of trainer/models/attention.py that was called, for the first example."""
+def shares(calls: Sequence[Called]) -> list[tf.Tensor]:
+  """float32 [N, T, T] of each self-attention of trainer/models/attention.py that is called, for the first example."""
   found = []
   for each in calls:
     if isinstance(each.layer, Attention):
       masks = {name: each.keywords[name] for name in ('key_mask', 'bias') if name in each.keywords}
-      found.append(each.layer.shares(each.args[0], **masks)[0].numpy())
+      found.append(each.layer.shares(each.args[0], **masks)[0])
   return found

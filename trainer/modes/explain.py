@@ -89,11 +89,16 @@ def _explain(session: Session, step: int, folder: str) -> None:
     logging.warning("data.source='synthetic': the examples are made up, and what is said of them means nothing")
   gallery = Gallery(folder, 'explanations', f'Why: {config.task.name}, {config.model.name}', step=step)
   others = _drawn_anew(session, network, cases[0]) if fields.check and names else None
-  found = explaining.Sanity()
+  found, incomplete = explaining.Sanity(), 0
   gallery.facts |= {'precision': session.precision.policy, 'methods': ', '.join(names)}
   for number, case in enumerate(cases) if names else ():
     checks, shown = explaining.explained(names, network, case, others if number < explaining.CHECKED else None, found)
     _report(gallery, case, checks, shown)
+    incomplete += not checks.get('integrated_gradients', {}).get('complete', True)
+  if incomplete:
+    line = f'not complete for {incomplete} of {len(cases)} examples: raise explain.most_steps, or take another baseline'
+    print(f'integrated_gradients {line}')
+    gallery.facts['integrated_gradients'] = line
   if permutes:
     _permute(session, network, groups, gallery)
   _conclude(found, min(len(cases), explaining.CHECKED), gallery)
@@ -110,7 +115,7 @@ def _report(gallery: Gallery, case: Case, checks: Mapping[str, Any], shown: list
   print(json.dumps({**row, 'explained': subject.what, **checks}), flush=True)
   said = [Part('shares', 'shares', subject.shares)] if subject.shares else []
   numbers = {
-    f'{name.replace("_", " ")}: {key.replace("_", " ")}': str(value) if isinstance(value, bool | list) else value
+    f'{name.replace("_", " ")}: {key.replace("_", " ")}': value if type(value) in (int, float) else str(value)
     for name, check in checks.items()
     for key, value in check.items()
   }
@@ -127,7 +132,7 @@ def _conclude(found: explaining.Sanity, checked: int, gallery: Gallery) -> None:
       f'{"not defined" if result[key] is None else f"{result[key]:.2f}"} with {what}'
       for key, what in (('last_layer', 'a new last layer'), ('all_layers', 'all weights drawn anew'))
     )
-    line = f'{result["verdict"]}: rank correlation of size {both} ({checked} examples)'
+    line = f'{result["verdict"]}: rank correlation of size {both} (examples: {checked})'
     print(f'{name} {line}')
     gallery.facts[f'{name}, weights'] = line
 
