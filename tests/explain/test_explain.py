@@ -126,3 +126,38 @@ def test_features_of_a_table_are_shuffled(tmp_path, data_dir, capsys):
     'permutation importance: rmse',
     'permutation importance: loss',
   ]
+
+
+@pytest.mark.parametrize(
+  ('config', 'more', 'methods', 'explained'),
+  [
+    ('shakespeare_gpt', ['--config.model.head_chunks=2'], ['integrated_gradients', 'rollout'], 'at place'),
+    *(
+      pytest.param(*each, marks=pytest.mark.thorough)
+      for each in (
+        ('shakespeare_bert', [], ['integrated_gradients', 'rollout'], 'at place'),
+        ('language_id', [], ['integrated_gradients'], 'logit of'),
+        ('bccd_detector', ['--config.explain.methods=smoothgrad'], ['smoothgrad'], 'at the best box'),
+        ('land_cover_unet', ['--config.explain.methods=smoothgrad'], ['smoothgrad'], 'over its'),
+        ('earth_orientation_mlp', [], ['integrated_gradients', 'smoothgrad', 'occlusion'], 'change of channel 0'),
+        ('imagenet_vit_s16', ['--config.explain.methods=rollout'], ['rollout'], 'logit of'),
+        ('imdb_lstm', [], ['integrated_gradients'], 'logit of'),
+        ('spoken_digits_cnn', ['--config.explain.methods=grad_cam'], ['grad_cam'], 'logit of'),
+      )
+    ),
+  ],
+)
+def test_what_is_explained_of_other_tasks(tmp_path, data_dir, capsys, config, more, methods, explained):
+  def start(*flags):
+    where = (f'--config=configs/{config}.py:smoke', f'--workdir={tmp_path}', f'--config.data.data_dir={data_dir}')
+    return main.run(['trainer', *where, '--config.train.steps=3', *more, *flags])
+
+  assert start() == 0
+  capsys.readouterr()
+  few = ('--config.explain.most_steps=64', '--config.explain.samples=4', '--config.explain.check=False')
+  assert start('--mode=explain', '--config.explain.examples=2', *few) == 0
+  rows, _ = explanations(capsys.readouterr().out)
+  assert len(rows) == 2
+  for row in rows:
+    assert explained in row['explained'] and [name for name in methods if name in row] == methods
+    assert 'integrated_gradients' not in row or row['integrated_gradients']['complete']

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-
 # Of fewer places a rank correlation is far from 0 by chance.
 FEWEST = 8
 
