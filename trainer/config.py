@@ -21,6 +21,7 @@ import ml_collections
 from trainer import models, tasks, tokens
 from trainer.checkpoint import warm_start
 from trainer.errors import ConfigError
+from trainer.explain import explaining
 from trainer.fields import Field, above, at_least, each, fraction, nearest, one_of, shares
 from trainer.optim import optimizers, rounding, schedules, sharding
 from trainer.storage import bucket
@@ -144,6 +145,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'examples': Field(5, 'examples of data.eval_split that go with an export as files, to try it on', at_least(0)),
     'check_examples': Field(1000, 'examples of data.eval_split that export and checkpoint are compared on', at_least(1)),
   },
+  'explain': explaining.FIELDS,
   'storage': bucket.FIELDS,
   'faults': {
     'grace_seconds': Field(30.0, 'seconds from a notice (SIGTERM, preemption) until this machine is taken away', above(0)),

@@ -43,6 +43,7 @@ MODES = {
   'continuous_eval': 'evaluate each checkpoint of a run that may be under way, once, until training is complete',
   'export': 'write one checkpoint as a SavedModel that takes raw features, checked, with a model card',
   'inspect': 'show a batch as training would see it, augmented, in pictures, texts and sounds',
+  'explain': 'say why one checkpoint says what it says of some examples: pictures in explanations/, JSON lines',
   'lr_test': 'train some steps at a rising learning rate, and propose one; keeps nothing but lr_test.json',
   'overfit': 'train some steps on one batch, and say whether it was learnt; keeps nothing but overfit.json',
   'plan': 'start nothing; say what a run would need, and with --target compile its step for TPUs that are not there',
@@ -97,7 +98,9 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
   )
   modes = '; '.join(f'{name}: {does}' for name, does in MODES.items())
   flags.DEFINE_enum('mode', 'train', list(MODES), modes, flag_values=values)
-  flags.DEFINE_string('checkpoint', 'latest', "modes eval and predict: 'latest', 'best' or a step", flag_values=values)
+  flags.DEFINE_string(
+    'checkpoint', 'latest', "modes eval, explain and predict: 'latest', 'best' or a step", flag_values=values
+  )
   flags.DEFINE_string(
     'target', '', "mode plan: chips as in 'v5e:4x4' or 'v5e:1'; empty: this machine", flag_values=values
   )

@@ -71,22 +71,31 @@ class Attention(keras.layers.Layer):
     Returns:
       [B, T, N K].
     """
-    query, key, value = (self._split(part, n) for part, n in zip(inputs, self._parts, strict=True))
-    if self.rotary_base:
-      query, key = (rotated(part, tf.range(part.shape[1]), self.rotary_base) for part in (query, key))
+    query, key, value = self._heads(inputs)
     if self.blocks:
       assert bias is None
       query, key, value = self._ready(query, key, value)
       mixed_BTNK = blockwise.attention(query, key, value, key_mask, self.causal)
       return self._joined(mixed_BTNK)
-    allowed = None if key_mask is None else key_mask[:, tf.newaxis, tf.newaxis, :]
-    if self.causal:
-      places_S = tf.range(key.shape[1])
-      # Hidden, or the mask would be a constant of T S bytes in the compiled program, three times for each layer.
-      places_S = remat.again([places_S], [], self.compiled_by_xla)[0] if self.compiled_by_xla else places_S
-      past = tf.range(query.shape[1])[:, tf.newaxis] >= places_S
-      allowed = past if allowed is None else allowed & past
-    return self._mixed(query, key, value, allowed, bias, training)
+    return self._mixed(query, key, value, self._allowed(query, key, key_mask), bias, training)
+
+  def shares(
+    self, inputs: list[tf.Tensor], key_mask: tf.Tensor | None = None, bias: tf.Tensor | None = None
+  ) -> tf.Tensor:
+    """How much of each key's value a query takes, with nothing dropped, and held all at once whatever `blocks` says.
+
+    Args:
+      inputs: as in `call`.
+      key_mask: as in `call`.
+      bias: as in `call`.
+
+    Returns:
+      float32 [B, N, T, S]; the shares of a query add up to 1.
+    """
+    query, key, value = self._heads(inputs)
+    allowed = self._allowed(query, key, key_mask)
+    query, key, _ = self._ready(query, key, value)
+    return tf.nn.softmax(_scores(query, key, allowed, bias))
 
   def step(
     self, inputs: list[tf.Tensor], cache: tuple[tf.Tensor, tf.Tensor], place: tf.Tensor
@@ -127,6 +136,24 @@ class Attention(keras.layers.Layer):
     places, width = part_BTD.shape[1:]
     return tf.reshape(part_BTD, [-1, places, heads, width // heads])
 
+  def _heads(self, inputs: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
+    """Queries, keys and values by heads, turned by their places where they are to be."""
+    query, key, value = (self._split(part, n) for part, n in zip(inputs, self._parts, strict=True))
+    if self.rotary_base:
+      query, key = (rotated(part, tf.range(part.shape[1]), self.rotary_base) for part in (query, key))
+    return query, key, value
+
+  def _allowed(self, query: tf.Tensor, key: tf.Tensor, key_mask: tf.Tensor | None) -> tf.Tensor | None:
+    """Which keys a query may look at: bool that broadcasts to [B, N, T, S]; None: all."""
+    allowed = None if key_mask is None else key_mask[:, tf.newaxis, tf.newaxis, :]
+    if self.causal:
+      places_S = tf.range(key.shape[1])
+      # Hidden, or the mask would be a constant of T S bytes in the compiled program, three times for each layer.
+      places_S = remat.again([places_S], [], self.compiled_by_xla)[0] if self.compiled_by_xla else places_S
+      past = tf.range(query.shape[1])[:, tf.newaxis] >= places_S
+      allowed = past if allowed is None else allowed & past
+    return allowed
+
   def _mixed(
     self,
     query_BTNK: tf.Tensor,
@@ -138,12 +165,7 @@ class Attention(keras.layers.Layer):
   ) -> tf.Tensor:
     """[B, T, N K]; `allowed` is bool and broadcast to [B, N, T, S]."""
     query_BTNK, key_BSNK, value_BSNK = self._ready(query_BTNK, key_BSMK, value_BSMK)
-    scores_BNTS = tf.cast(tf.einsum('btnk,bsnk->bnts', query_BTNK, key_BSNK), tf.float32)
-    if bias is not None:
-      scores_BNTS += tf.cast(bias, tf.float32)
-    if allowed is not None:
-      scores_BNTS = tf.where(allowed, scores_BNTS, _NEVER)
-    shares_BNTS = _shares(scores_BNTS, value_BSNK.dtype)
+    shares_BNTS = _shares(_scores(query_BTNK, key_BSNK, allowed, bias), value_BSNK.dtype)
     if self._drop:
       shares_BNTS = self._drop(shares_BNTS, training=training)
     mixed_BTNK = tf.einsum('bnts,bsnk->btnk', shares_BNTS, value_BSNK)
@@ -159,6 +181,14 @@ class Attention(keras.layers.Layer):
   def _joined(self, mixed_BTNK: tf.Tensor) -> tf.Tensor:
     """[B, T, N, K] -> [B, T, N K]."""
     return tf.reshape(mixed_BTNK, [-1, mixed_BTNK.shape[1], self.heads * mixed_BTNK.shape[-1]])
+
+
+def _scores(query_BTNK: tf.Tensor, key_BSNK: tf.Tensor, allowed: tf.Tensor | None, bias: tf.Tensor | None) -> tf.Tensor:
+  """What the softmax is taken of, float32 [B, N, T, S]."""
+  scores_BNTS = tf.cast(tf.einsum('btnk,bsnk->bnts', query_BTNK, key_BSNK), tf.float32)
+  if bias is not None:
+    scores_BNTS += tf.cast(bias, tf.float32)
+  return scores_BNTS if allowed is None else tf.where(allowed, scores_BNTS, _NEVER)
 
 
 def _shares(scores: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

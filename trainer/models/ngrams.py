@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
@@ -90,6 +91,21 @@ class Runs(keras.layers.Layer):
       found.append(run)
       there.append(symbols >= max(length - 1, 1))
     return tf.concat(found, axis=1), tf.concat(there, axis=1)
+
+  def covers(self, ids_T: np.ndarray) -> np.ndarray:
+    """Which share of each run is each symbol, float64 [G, T]: equal parts of those that are there.
+
+    Args:
+      ids_T: integers, of one text.
+    """
+    length = len(ids_T)
+    rows = []
+    for run in range(1, self.longest + 1):
+      starts = np.arange(length + 3 - run)[:, np.newaxis]  # among the marked places, the first of which is a mark
+      places = np.arange(length) + 1
+      rows.append((places >= starts) & (places < starts + run) & (ids_T != 0))
+    covered = np.concatenate(rows).astype(np.float64)
+    return covered / np.maximum(covered.sum(axis=1, keepdims=True), 1.0)
 
   def compute_output_spec(self, ids_BT: keras.KerasTensor) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     places = ids_BT.shape[1] + 2

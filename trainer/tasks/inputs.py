@@ -300,6 +300,16 @@ def _flat(name: str, feature: tfds.features.FeaturesDict) -> dict[tuple[str, ...
   return parts
 
 
+def columns(name: str, feature: Any) -> dict[str, list[int]]:
+  """Of a table's row: the name of each feature -> its numbers in the vector, several of a category; else {}."""
+  found: dict[str, list[int]] = {}
+  begin = 0
+  for path, (_, width) in (_flat(name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}).items():
+    found['/'.join(path)] = list(range(begin, begin + width))
+    begin += width
+  return found
+
+
 def _part(row: Mapping[str, Any], path: tuple[str, ...], feature: Any, width: int) -> tf.Tensor:
   """One part of a table's row as a float vector; a category as one-hot."""
   value: Any = row

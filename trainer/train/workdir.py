@@ -35,6 +35,7 @@ LR_TEST = 'lr_test.json'
 OVERFIT = 'overfit.json'
 INPUTS = 'inputs'
 REPORT = 'report.html'
+EXPLANATIONS = 'explanations'
 
 
 class Workdir:

@@ -43,6 +43,15 @@ def builder_class(name: str) -> Any:
   return getattr(importlib.import_module(module), cls)
 
 
+def feature_names(name: str) -> tuple[str, ...]:
+  """What the numbers of a set's vector are called, in order; () where it is not ours, or they have no names.
+
+  Args:
+    name: of any set.
+  """
+  return getattr(importlib.import_module(BUILDERS[name][0]), 'FEATURE_NAMES', ()) if name in BUILDERS else ()
+
+
 def table(filename: str, *, delimiter: str | None = ',', skip_rows: int = 0) -> np.ndarray:
   """A table of numbers from files/, gzip-compressed or plain, as float64 [rows, columns]."""
   path = _FILES / filename
