@@ -137,6 +137,10 @@ class Checker:
       raise ConfigError(f"{twice[0]} is swept, and set behind '--' too: leave out one of them")
     if 'train.pause_at_step' in point:
       raise ConfigError('train.pause_at_step is for --halving to set: leave it out of the sweep')
+    if not point.keys() & {'model.name', 'task.name'}:  # which have fields of their own
+      known = _flat(self.base)
+      for path in point.keys() - known.keys():
+        raise ConfigError(f'unknown config field {path!r}{nearest(path, known)}')
     return self._parse(point)
 
   def _parse(self, point: Mapping[str, Any]) -> ml_collections.ConfigDict:

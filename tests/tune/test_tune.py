@@ -1,0 +1,130 @@
+"""scripts/tune with the real trainer: killed in the middle, it ends with the same table."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+
+import pytest
+
+from tests.faults.program import Hit
+from tests.launch.processes import wait
+from tests.tune.runs import Runs
+from trainer.report.metrics import TIMES
+
+FLAGS = (
+  '--config.precision.policy=float32', '--config.train.steps=40', '--config.optimizer.warmup_steps=5',
+  '--config.eval.every_steps=10', '--config.train.steps_per_loop=1', '--config.checkpoint.every_steps=5',
+  '--config.checkpoint.every_seconds=0', '--config.faults.metadata_host=', '--config.model.hidden=(16,)',
+)  # fmt: skip
+CONFIG = '--config=configs/digits_mlp.py'
+
+
+@pytest.fixture
+def runs(tmp_path, data_dir, fork_server):
+  served = Runs(tmp_path, data_dir)
+  yield served
+  served.close()
+
+
+def table(workdir: pathlib.Path) -> list[tuple]:
+  """The points of tune.json, but for attempts and times."""
+  points = json.loads((workdir / 'tune.json').read_text())['points']
+  return [
+    tuple(point[name] for name in ('number', 'overrides', 'state', 'metric', 'metric_step', 'step')) for point in points
+  ]
+
+
+def state(workdir: pathlib.Path, step: int) -> dict:
+  """Hashes of a checkpoint, and what else was saved with it."""
+  manifest = json.loads((workdir / f'checkpoints/{step}/complete.json').read_text())['manifest']
+  return {part: manifest[part] for part in ('step', 'metric', 'host', 'arrays')}
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def test_killed_in_the_middle_of_a_halving(runs, tmp_path):
+  """Three points to step 10, one of them to the end: with a kill of the sweep and its run, and without."""
+  whole, hit = tmp_path / 'whole', tmp_path / 'hit'
+  options = ('--set=optimizer.learning_rate=1e-3,1e-2', '--halving', '--eta=2', '--rungs=10', '--', *FLAGS)
+  ended = runs.tune(CONFIG, f'--workdir={whole}', *options)
+  assert ended.code == 0, ended.stderr
+  assert len(runs.started) == 3 and '--config.train.pause_at_step=10' not in runs.started[2]
+  # The second run is killed in the middle, with all that runs.
+  runs.hits[4] = Hit('SIGKILL', 'step', 7)
+  killed = runs.tune(CONFIG, f'--workdir={hit}', *options)
+  assert killed.code == -9
+  resumed = runs.tune(CONFIG, f'--workdir={hit}', *options)
+  assert resumed.code == 0, resumed.stderr
+  assert 'goes on from step 5 to step 10' in resumed.stderr
+  assert table(hit) == table(whole)
+  assert ended.stdout.splitlines()[0] == resumed.stdout.splitlines()[0]
+  assert [row[2] for row in table(whole)].count('not promoted') == 1
+  # What was promoted has done what it would have done alone, to the byte, kill or not.
+  promoted = 'points/001-learning_rate=0.01'
+  workdir = f'--workdir={whole / promoted}'
+  alone = [f'--workdir={tmp_path / "alone"}' if argument == workdir else argument for argument in runs.started[2]]
+  assert runs.alone(alone) == 0
+  for sweep in (whole, hit):
+    assert state(sweep / promoted, 40) == state(tmp_path / 'alone', 40)
+    assert rows(sweep / promoted) == rows(tmp_path / 'alone')
+
+
+def test_ends_of_all_kinds_and_a_stop(runs, tmp_path):
+  """With a stand-in for the trainer: three at a time, told to stop while one waits; the same command goes on."""
+  workdir = tmp_path / 'sweep'
+  rates = '--set=optimizer.learning_rate=6,1,2,3,4,5'
+  flags = ('--config.train.steps=40', '--config.optimizer.warmup_steps=5', '--config.eval.every_steps=10')
+  command = (CONFIG, f'--workdir={workdir}', rates, '--parallel=3', '--module=tests.tune.stand_in')
+  command = (*command, '--backoff_seconds=0.05', '--attempts=2', '--', *flags)
+  process = runs.start(*command)
+  wait(lambda: len(list(workdir.glob('points/*/pid'))) == 6 and len(states(workdir)) == 5, 60)
+  busy = runs.tune(*command)
+  assert busy.code == 2 and 'is in use by process' in busy.stderr.splitlines()[-1]
+  os.kill(process.pid, signal.SIGTERM)
+  process.join(60)
+  stopped = runs.ended(process)
+  assert stopped.code == 75, stopped.stderr
+  expected = {1: 'complete', 2: 'diverged', 3: 'failed', 4: 'crashed', 5: 'complete'}
+  assert states(workdir) == expected, stopped.stderr
+  assert 'unfinished' in stopped.stdout
+  ended = runs.tune(*command)
+  assert ended.code == 0 and states(workdir) == {0: 'complete', **expected}
+  points = json.loads((workdir / 'tune.json').read_text())['points']
+  assert [point['attempts'] for point in points] == [2, 1, 1, 1, 2, 2]
+  lines = ended.stdout.splitlines()
+  assert [line.split()[0] for line in lines[2:8]] == ['0', '5', '1', '2', '3', '4']
+  assert 'point 2 diverged: diverged: the loss is not finite' in lines
+  assert 'point 4 crashed: RuntimeError: it is broken' in lines
+  assert runs.tune('--table', str(workdir)).stdout == ended.stdout
+  assert runs.tune('--table', str(tmp_path)).code == 2
+  again = runs.tune('--retry', *command)
+  assert again.code == 0 and states(workdir) == {0: 'complete', **expected}
+  points = json.loads((workdir / 'tune.json').read_text())['points']
+  assert [point['attempts'] for point in points] == [2, 1, 1, 2, 4, 2]
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_eight_points(runs, tmp_path):
+  """A sweep of the config's own eight points, killed twice, ends as one that was not."""
+  whole, hit = tmp_path / 'whole', tmp_path / 'hit'
+  assert runs.tune(CONFIG, f'--workdir={whole}', '--', *FLAGS, timeout=600).code == 0
+  runs.hits = {8 + 2: Hit('SIGKILL', 'step', 23), 8 + 2 + 4: Hit('SIGKILL', 'eval', 20)}
+  assert [runs.tune(CONFIG, f'--workdir={hit}', '--', *FLAGS, timeout=600).code for _ in range(3)] == [-9, -9, 0]
+  assert table(hit) == table(whole) and len(table(hit)) == 8
+  assert len(runs.started) == 2 * 8 + 2
+  for point in json.loads((whole / 'tune.json').read_text())['points']:
+    assert state(hit / point['workdir'], 40) == state(whole / point['workdir'], 40)
+    assert rows(hit / point['workdir']) == rows(whole / point['workdir'])
+
+
+def states(workdir: pathlib.Path) -> dict[int, str]:
+  """Of the points that have ended."""
+  points = json.loads((workdir / 'tune.json').read_text())['points'] if (workdir / 'tune.json').exists() else []
+  return {point['number']: point['state'] for point in points if point['state'] != 'open'}
