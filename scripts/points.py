@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,7 +41,20 @@ class Points:
     self._set_aside: set[int] = set()  # points with the file STOP
 
   def run(self) -> int:
-    """Runs all that is to be run. Returns 0, or 75 if it was told to stop or somebody has stopped a point."""
+    """Runs all that is to be run. Returns 0, or 75 if it was told to stop or somebody has stopped a point.
+
+    Raises:
+      ConfigError: tune.json cannot be written, or a run has no such metric; the runs have saved and ended.
+    """
+    try:
+      return self._run()
+    finally:
+      for _, process in self._running.values():
+        process.send_signal(signal.SIGTERM)
+      for _, process in self._running.values():
+        process.wait()
+
+  def _run(self) -> int:
     while True:
       self._start_what_is_due()
       if not self._running and (self._events.stopping or not self._waiting):

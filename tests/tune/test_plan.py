@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.tune.world import EVERY, STEPS, Killed, World, rows, value
 from trainer.errors import ConfigError
-from trainer.tune import record, space
+from trainer.tune import point, record, space
 from trainer.tune.plan import Options
 
 GRID = space.of({'optimizer.learning_rate': [1e-3, 3e-3, 1e-2, 3e-2], 'model.dropout': [0.0, 0.1]})
@@ -33,7 +33,7 @@ def without_sync():
 
 
 @pytest.mark.parametrize('way', WAYS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(fates=FATES, kills=st.lists(st.integers(0, 60), min_size=1, max_size=4))
 def test_killed_at_any_moment(way, fates, kills):
   swept, options = WAYS[way]
@@ -144,6 +144,31 @@ def test_options_that_do_not_fit(tmp_path, swept, options, says):
   with pytest.raises(ConfigError) as caught:
     World(tmp_path).sweep(swept, options)
   assert says in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_point_as_a_task_of_an_array(tmp_path):
+  sweep, _ = follow(tmp_path, GRID, fates={1: (2, 0)})
+  point.prepare(sweep.record, [1, 3])
+  assert sorted(path.name for path in (tmp_path / 'array').iterdir()) == ['1', '3']
+  assert (tmp_path / 'array' / '3' / 'metrics.jsonl').exists()
+  argv = ['--config=configs/some.py', f'--workdir={tmp_path}/array/3', '--config.train.steps=9']
+  assert point.arguments(argv) == [
+    '--config=configs/some.py', '--config.train.steps=9', f'--workdir={sweep.record.workdir(sweep.record.points[3])}',
+    '--config.optimizer.learning_rate=0.003', '--config.model.dropout=0.1',
+  ]  # fmt: skip
+  for wrong in (f'{tmp_path}/array/8', f'{tmp_path}/array/x', f'{tmp_path}/array', f'{tmp_path}/points/3'):
+    with pytest.raises(ConfigError, match='is no point of a sweep'):
+      point.arguments([f'--workdir={wrong}'])
+
+
+def test_what_ended_unseen_is_not_run_again(tmp_path):
+  world = World(tmp_path)
+  sweep = world.sweep(GRID)
+  first = sweep.next(())
+  sweep.begun(first)
+  world.train(sweep, first)
+  again = World(tmp_path).sweep(GRID)
+  assert again.record.points[0].state == record.COMPLETE and again.next(()).point.number == 1
 
 
 def test_two_sweeps_in_one_directory(tmp_path):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import runpy
 import signal
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.faults.program import Hit
 from tests.launch.processes import wait
 from tests.tune.runs import Runs
@@ -107,6 +109,33 @@ def test_ends_of_all_kinds_and_a_stop(runs, tmp_path):
   assert again.code == 0 and states(workdir) == {0: 'complete', **expected}
   points = json.loads((workdir / 'tune.json').read_text())['points']
   assert [point['attempts'] for point in points] == [2, 1, 1, 2, 4, 2]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'says'),
+  [
+    ((), '--config is missing'),
+    ((CONFIG,), '--workdir is missing'),
+    ((CONFIG, '--workdir=DIR', '--rungs=5'), '--rungs is for --halving'),
+    ((CONFIG, '--workdir=DIR', '--dry_run'), '--dry_run is for --slurm'),
+    ((CONFIG, '--workdir=DIR', '--slurm', '--halving'), 'leave out --halving'),
+    (('--config=configs/digits_cnn.py', '--workdir=DIR'), 'has no sweep()'),
+    ((CONFIG, '--workdir=DIR', '--set=model.hiden=(8,),(9,)'), "did you mean 'model.hidden'"),
+    ((CONFIG, '--workdir=DIR', '--halving'), 'train.steps=1000: set eval.every_steps'),
+  ],
+)
+def test_a_mistake(arguments, says, tmp_path, capsys, monkeypatch):
+  """One line and exit code 2, and no run has begun."""
+  monkeypatch.syspath_prepend(str(ROOT / 'scripts'))
+  monkeypatch.setattr('children.Events', lambda: None)
+  script = runpy.run_path(str(ROOT / 'scripts' / 'tune'))
+  steps = ['--', '--config.train.steps=1000'] if 'DIR' in ''.join(arguments) else []
+  monkeypatch.setattr(
+    'sys.argv', ['tune', *(each.replace('DIR', str(tmp_path / 'sweep')) for each in arguments), *steps]
+  )
+  assert script['main']() == 2
+  (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+  assert says in line and not list(tmp_path.glob('sweep/points'))
 
 
 @pytest.mark.thorough

@@ -100,13 +100,24 @@ class Sweep:
     for point in self.record.points:
       self._look(point)
 
+  def due(self) -> list[Job]:
+    """The runs that may be done now, of points that are known; those under way among them."""
+    current = {point.number: point for point in self._current()}
+    if not self._rungs:
+      return [
+        Job(point, self.record.steps_of(point), False) for point in current.values() if point.state == record.OPEN
+      ]
+    standings = {number: self._standing(point) for number, point in current.items()}
+    due = halving.due(standings, self._rungs, self._eta, self.record.mode)
+    return [Job(current[number], to, to < self._rungs[-1]) for number, to in due.items()]
+
   def next(self, busy: Collection[int]) -> Job | None:
     """The run to start now, marked as begun; None if there is none until one of those that are busy has ended.
 
     Args:
       busy: numbers of points that are running, wait for another attempt, or have been set aside.
     """
-    job = next((job for job in self._due() if job.point.number not in busy), None)
+    job = next((job for job in self.due() if job.point.number not in busy), None)
     return job if job is not None or self._space is None else self._drawn_next()
 
   def begun(self, job: Job) -> None:
@@ -147,7 +158,7 @@ class Sweep:
 
   def settle(self) -> bool:
     """Brings the record to what is known at the end; returns whether nothing is left to run."""
-    due = {job.point.number for job in self._due()}
+    due = {job.point.number for job in self.due()}
     for point in self._current():
       if point.state == record.OPEN and self._rungs and not due:
         point.state = record.NOT_PROMOTED
@@ -168,14 +179,6 @@ class Sweep:
   def _current(self) -> list[Point]:
     return [point for point in self.record.points if point.in_sweep]
 
-  def _due(self) -> list[Job]:
-    current = {point.number: point for point in self._current()}
-    if not self._rungs:
-      return [Job(point, self._steps(point), False) for point in current.values() if point.state == record.OPEN]
-    standings = {number: self._standing(point) for number, point in current.items()}
-    due = halving.due(standings, self._rungs, self._eta, self.record.mode)
-    return [Job(current[number], to, to < self._rungs[-1]) for number, to in due.items()]
-
   def _standing(self, point: Point) -> halving.Standing:
     result = self._results[point.number]
     reached = {rung: result.values[rung] for rung in self._rungs[:-1] if result.at(rung)}
@@ -186,17 +189,11 @@ class Sweep:
   def _at(self, point: Point, rung: int) -> bool:
     return self._results[point.number].at(rung)
 
-  def _steps(self, point: Point) -> int:
-    return int(point.overrides.get('train.steps', self.record.base['train.steps']))
-
   def _look(self, point: Point) -> None:
-    """Reads what a run has written: it may have ended when nobody was there to see it."""
-    result = self.record.refresh(point)
-    self._results[point.number] = result
+    """Reads what a run has written."""
     if point.state == record.NOT_PROMOTED:
       point.state = record.OPEN
-    if point.state == record.OPEN and result.at(self._steps(point)):
-      point.state = record.COMPLETE
+    self._results[point.number] = self.record.refresh(point)
 
   def _drawn_next(self) -> Job | None:
     """Draws a point with what is known of the others."""
@@ -226,7 +223,7 @@ class Sweep:
       self.said.append(f'point {point.number} ({record.words(drawn)}) cannot run: {message}')
       self.record.write()
       return self._drawn_next()
-    return Job(point, self._steps(point), False)
+    return Job(point, self.record.steps_of(point), False)
 
   def _continued(self, before: Record, made: Record) -> Record:
     """The record of a sweep that goes on."""

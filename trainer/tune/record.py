@@ -89,11 +89,17 @@ class Record:
     found.in_sweep = True
     return found
 
+  def steps_of(self, point: Point) -> int:
+    """train.steps of a point."""
+    return int(point.overrides.get('train.steps', self.base['train.steps']))
+
   def refresh(self, point: Point) -> results.Result:
-    """Reads what the run of a point has written."""
+    """Reads what the run of a point has written; it may have ended when nobody was there to see it."""
     found = results.read(self.workdir(point), self.metric, self.mode)
     point.metric, point.metric_step, point.step = found.best, found.best_step, found.step
     point.seconds = None if found.seconds is None else round(found.seconds, 1)
+    if point.state in (OPEN, NOT_PROMOTED) and found.at(self.steps_of(point)):
+      point.state = COMPLETE
     return found
 
   def write(self) -> None:

@@ -83,7 +83,7 @@ def _commands(found: Record, best: Point, report: str) -> list[str]:
 def _row(point: Point, fields: Sequence[str]) -> list[str]:
   state = point.state
   if state == record.OPEN:
-    state = 'unfinished' if point.attempts else 'not begun'
+    state = 'unfinished' if point.attempts or point.step else 'not begun'
   return [
     str(point.number),
     *(_value(point.overrides[path]) if path in point.overrides else '' for path in fields),
