@@ -119,6 +119,12 @@ def test_more_points_of_a_space(tmp_path):
   follow(tmp_path, SPACE, Options(count=3))
   sweep, world = follow(tmp_path, SPACE, Options(count=5))
   assert {number for number, _ in world.steps_done} == {3, 4} and len(sweep.record.points) == 5
+  assert sweep.said[0] == 'search was kind=random count=3 and is now kind=random count=5' and len(sweep.said) == 2
+
+
+def test_a_space_with_less_points_than_asked_for(tmp_path):
+  sweep, _ = follow(tmp_path, space.space({'seed': [1, 2]}, count=4))
+  assert sweep.said == ['the space holds 2 different points only'] and len(sweep.record.points) == 2
 
 
 def test_another_config_in_the_same_directory(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from trainer.errors import EXIT_COMPLETE, EXIT_DIVERGED, EXIT_USER_MISTAKE, Conf
 from trainer.tune import halving, record, results, search
 from trainer.tune.checking import Checker, changed
 from trainer.tune.record import Point, Record
-from trainer.tune.space import Points, Space, as_space
+from trainer.tune.space import Overrides, Points, Space, as_space
 
 _ENDS = {EXIT_USER_MISTAKE: record.FAILED, EXIT_DIVERGED: record.DIVERGED}
 
@@ -70,20 +70,19 @@ class Sweep:
   ):
     self._checker, self._eta, self._exhausted = checker, options.eta, False
     self._results: dict[int, results.Result] = {}  # point -> what its run has written
-    self._space, listed, kind = _drawn(swept, options)
-    self._count = self._space.count if self._space else len(listed)
+    kind, drawn, listed = _asked(swept, options)
+    self._space = drawn if kind == search.TPE else None  # what points are drawn from one by one
+    self._count = drawn.count if drawn else len(listed)
     checked = checker.check(listed)
     self.said: list[str] = []
-    if self._space is None and isinstance(swept, Space) and len(listed) < swept.count:
+    if kind == search.RANDOM and len(listed) < self._count:
       self.said.append(f'the space holds {len(listed)} different points only')
     self._rungs = _rungs(checked, options, len(listed)) if options.halving else []
     found: dict[str, Any] = {'kind': kind, 'rungs': self._rungs}
     if options.halving:
       found['eta'] = options.eta
-    if self._space or isinstance(swept, Space):
-      drawn = self._space or swept
-      assert isinstance(drawn, Space)
-      found |= {'count': drawn.count, 'seed': drawn.seed if options.seed < 0 else options.seed}
+    if drawn:
+      found |= {'count': drawn.count, 'seed': drawn.seed}
     made = Record(folder, config_flag, flags, found, checked.metric, checked.mode, checked.steps, checked.base)
     before = record.read(folder)
     self.record = self._continued(before, made) if before else made
@@ -249,26 +248,26 @@ class Sweep:
       self.said.append(f'no longer in the sweep, and kept: {_names(left)}')
 
 
-def _drawn(swept: Points | Space, options: Options) -> tuple[Space | None, list[Any], str]:
-  """(space that points are drawn from one by one, or None; the points that are known before; the kind of search)."""
+def _asked(swept: Points | Space, options: Options) -> tuple[str, Space | None, list[Overrides]]:
+  """(kind of search, what points are drawn from if they are, points to be checked before the first one runs)."""
   kind = options.search or ('random' if isinstance(swept, Space) else 'grid')
   if kind == 'grid':
     if isinstance(swept, Space):
       raise ConfigError('--search=grid is for lists of values, and the sweep is drawn from ranges: leave it out')
     if options.count:
       raise ConfigError(f'--count={options.count} is for --search=random or tpe: add that, or leave it out')
-    return None, list(swept.points), swept.kind
+    return swept.kind, None, list(swept.points)
   search.check_installed()
   drawn = as_space(swept, options.count, options.seed)
   if kind == search.RANDOM:
-    return None, search.all_at_once(drawn), kind
+    return kind, drawn, search.all_at_once(drawn)
   if options.halving:
     raise ConfigError(
       '--halving needs all points at the first rung, and --search=tpe draws each from the ends of others: take '
       '--search=random'
     )
   # What it will draw is not known yet, and is looked at then; some of the space shows now whether its fields exist.
-  return drawn, search.all_at_once(dataclasses.replace(drawn, count=min(drawn.count, 10))), kind
+  return kind, drawn, search.all_at_once(dataclasses.replace(drawn, count=min(drawn.count, 10)))
 
 
 def _rungs(checked: Any, options: Options, count: int) -> list[int]:
