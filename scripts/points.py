@@ -97,9 +97,9 @@ class Points:
       )
     self._running[place] = job, process
     self._events.watch(process)
-    goal = f'to step {job.to:,}' if job.pauses or step is not None else ''
+    goal = f', to step {job.to:,}' if job.pauses or step is not None else ''
     come = f'goes on from step {step:,}' if step is not None else 'starts'
-    say(f'point {number} ({words(job.point.overrides)}) {come} {goal}'.rstrip())
+    say(f'point {number} ({words(job.point.overrides)}) {come}{goal}')
 
   def _ended(self, place: int) -> None:
     job, process = self._running.pop(place)

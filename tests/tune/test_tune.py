@@ -63,7 +63,7 @@ def test_killed_in_the_middle_of_a_halving(runs, tmp_path):
   assert killed.code == -9
   resumed = runs.tune(CONFIG, f'--workdir={hit}', *options)
   assert resumed.code == 0, resumed.stderr
-  assert 'goes on from step 5 to step 10' in resumed.stderr
+  assert 'goes on from step 5, to step 10' in resumed.stderr
   assert table(hit) == table(whole)
   assert ended.stdout.splitlines()[0] == resumed.stdout.splitlines()[0]
   assert [row[2] for row in table(whole)].count('not promoted') == 1

@@ -97,6 +97,7 @@ class Record:
     """Reads what the run of a point has written; it may have ended when nobody was there to see it."""
     found = results.read(self.workdir(point), self.metric, self.mode)
     point.metric, point.metric_step, point.step = found.best, found.best_step, found.step
+    point.attempts = max(point.attempts, found.attempts)  # of an array of jobs nobody else counts them
     point.seconds = None if found.seconds is None else round(found.seconds, 1)
     if point.state in (OPEN, NOT_PROMOTED) and found.at(self.steps_of(point)):
       point.state = COMPLETE

@@ -25,13 +25,15 @@ class Result:
     best: the best of them; None: there is none that counts.
     best_step: its step; None as `best`.
     step: the newest complete checkpoint; 0: there is none.
-    seconds: that its processes ran, all attempts together; None: not known.
+    attempts: how many there were, as far as the run has written down.
+    seconds: that they ran, all together; None: not known.
   """
 
   values: dict[int, float | None]
   best: float | None
   best_step: int | None
   step: int
+  attempts: int
   seconds: float | None
 
   def at(self, rung: int) -> bool:
@@ -61,7 +63,7 @@ def read(workdir: str, metric: str, mode: str) -> Result:
   sign = -1.0 if mode == 'max' else 1.0
   best_step = min(good, key=lambda step: (sign * good[step], step)) if good else None
   best = good[best_step] if best_step is not None else None
-  return Result(values, best, best_step, newest_step(workdir), _seconds(workdir))
+  return Result(values, best, best_step, newest_step(workdir), *_attempts(workdir))
 
 
 def newest_step(workdir: str) -> int:
@@ -75,8 +77,9 @@ def newest_step(workdir: str) -> int:
   return max((step for step in steps if os.path.lexists(os.path.join(folder, str(step), _COMPLETE))), default=0)
 
 
-def _seconds(workdir: str) -> float | None:
+def _attempts(workdir: str) -> tuple[int, float | None]:
   try:
-    return sum(attempt.last_sign - attempt.begin for attempt in goodput.read(workdir))
+    attempts = goodput.read(workdir)
   except ConfigError:  # it has not begun, or was ended before there was a ledger
-    return None
+    return 0, None
+  return len(attempts), sum(attempt.last_sign - attempt.begin for attempt in attempts)
