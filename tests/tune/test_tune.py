@@ -50,31 +50,41 @@ def rows(workdir: pathlib.Path) -> list[dict]:
   return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
-def test_killed_in_the_middle_of_a_halving(runs, tmp_path):
-  """Three points to step 10, one of them to the end: with a kill of the sweep and its run, and without."""
-  whole, hit = tmp_path / 'whole', tmp_path / 'hit'
-  options = ('--set=optimizer.learning_rate=1e-3,1e-2', '--halving', '--eta=2', '--rungs=10', '--', *FLAGS)
-  ended = runs.tune(CONFIG, f'--workdir={whole}', *options)
-  assert ended.code == 0, ended.stderr
-  assert len(runs.started) == 3 and '--config.train.pause_at_step=10' not in runs.started[2]
-  # The second run is killed in the middle, with all that runs.
-  runs.hits[4] = Hit('SIGKILL', 'step', 7)
-  killed = runs.tune(CONFIG, f'--workdir={hit}', *options)
-  assert killed.code == -9
-  resumed = runs.tune(CONFIG, f'--workdir={hit}', *options)
+HALVING = ('--set=optimizer.learning_rate=1e-3,1e-2', '--halving', '--eta=2', '--rungs=10', '--', *FLAGS)
+PROMOTED = 'points/001-learning_rate=0.01'
+
+
+def halving_that_is_killed(runs: Runs, workdir: pathlib.Path) -> None:
+  """Two points to step 10, one of them to the end; its first run is killed in the middle, with the sweep."""
+  runs.hits[len(runs.started) + 1] = Hit('SIGKILL', 'step', 7)
+  assert runs.tune(CONFIG, f'--workdir={workdir}', *HALVING).code == -9
+  resumed = runs.tune(CONFIG, f'--workdir={workdir}', *HALVING)
   assert resumed.code == 0, resumed.stderr
-  assert 'goes on from step 5, to step 10' in resumed.stderr
-  assert table(hit) == table(whole)
-  assert ended.stdout.splitlines()[0] == resumed.stdout.splitlines()[0]
-  assert [row[2] for row in table(whole)].count('not promoted') == 1
-  # What was promoted has done what it would have done alone, to the byte, kill or not.
-  promoted = 'points/001-learning_rate=0.01'
-  workdir = f'--workdir={whole / promoted}'
-  alone = [f'--workdir={tmp_path / "alone"}' if argument == workdir else argument for argument in runs.started[2]]
+  assert 'goes on from step 5, to step 10' in resumed.stderr and 'goes on from step 10, to step 40' in resumed.stderr
+  assert len(runs.started) == 4 and '--config.train.pause_at_step=10' not in runs.started[-1]
+
+
+def test_killed_in_the_middle_of_a_halving(runs, tmp_path):
+  """What was promoted has done what it would have done alone, to the byte."""
+  halving_that_is_killed(runs, tmp_path / 'hit')
+  alone = [each if not each.startswith('--workdir=') else f'--workdir={tmp_path}/alone' for each in runs.started[-1]]
   assert runs.alone(alone) == 0
-  for sweep in (whole, hit):
-    assert state(sweep / promoted, 40) == state(tmp_path / 'alone', 40)
-    assert rows(sweep / promoted) == rows(tmp_path / 'alone')
+  assert state(tmp_path / 'hit' / PROMOTED, 40) == state(tmp_path / 'alone', 40)
+  assert rows(tmp_path / 'hit' / PROMOTED) == rows(tmp_path / 'alone')
+  values = {row['step']: row['accuracy'] for row in rows(tmp_path / 'alone') if row['split'] == 'eval'}
+  best = max(values, key=lambda step: (values[step], -step))
+  (first, second) = table(tmp_path / 'hit')
+  assert second == (1, {'optimizer.learning_rate': 0.01}, 'complete', values[best], best, 40)
+  assert first[:3] == (0, {'optimizer.learning_rate': 0.001}, 'not promoted') and first[4:] == (10, 10)
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_halving_that_is_killed_and_one_that_is_not(runs, tmp_path):
+  halving_that_is_killed(runs, tmp_path / 'hit')
+  assert runs.tune(CONFIG, f'--workdir={tmp_path}/whole', *HALVING).code == 0
+  assert table(tmp_path / 'hit') == table(tmp_path / 'whole')
+  assert state(tmp_path / 'hit' / PROMOTED, 40) == state(tmp_path / 'whole' / PROMOTED, 40)
 
 
 def test_ends_of_all_kinds_and_a_stop(runs, tmp_path):
@@ -104,11 +114,6 @@ def test_ends_of_all_kinds_and_a_stop(runs, tmp_path):
   assert 'point 2 diverged: diverged: the loss is not finite' in lines
   assert 'point 4 crashed: RuntimeError: it is broken' in lines
   assert runs.tune('--table', str(workdir)).stdout == ended.stdout
-  assert runs.tune('--table', str(tmp_path)).code == 2
-  again = runs.tune('--retry', *command)
-  assert again.code == 0 and states(workdir) == {0: 'complete', **expected}
-  points = json.loads((workdir / 'tune.json').read_text())['points']
-  assert [point['attempts'] for point in points] == [2, 1, 1, 2, 4, 2]
 
 
 @pytest.mark.parametrize(
