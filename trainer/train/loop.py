@@ -98,9 +98,8 @@ class Loop:
       if self._is_at_pause():
         self.phases.enter('save_block')
         self.checkpoints.wait()
-        raise RunAgain(
-          f'train.pause_at_step={self.config.train.pause_at_step} is reached; step {self.progress.step} is saved'
-        )
+        pause, step = self.config.train.pause_at_step, self.progress.step
+        raise RunAgain(f'train.pause_at_step={pause} is reached; step {step} is saved; leave it out to go on')
       if self.iterator is None:
         self.phases.enter('seek')
         first_batch = self.progress.step + self.progress.skipped_batches

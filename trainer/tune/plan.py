@@ -111,7 +111,7 @@ class Sweep:
     return [Job(current[number], to, to < self._rungs[-1]) for number, to in due.items()]
 
   def next(self, busy: Collection[int]) -> Job | None:
-    """The run to start now, marked as begun; None if there is none until one of those that are busy has ended.
+    """The run to start now; None if there is none until one of those that are busy has ended.
 
     Args:
       busy: numbers of points that are running, wait for another attempt, or have been set aside.
