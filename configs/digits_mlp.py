@@ -7,6 +7,8 @@ Machine   2 cores of an AMD EPYC (Zen 4, virtual), no accelerator; TensorFlow 2.
 
 Variant `plain` leaves the images as they are, to see what a step costs beside its arithmetic; its accuracy is lower.
 Variant `smoke`: a few steps on made-up images.
+
+`sweep` is what scripts/tune tries: four learning rates, each with and without dropout.
 """
 
 import ml_collections
@@ -41,3 +43,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   elif variant:
     raise ConfigError(f'unknown variant {variant!r} of digits_mlp. Known: plain, smoke')
   return config
+
+
+def sweep() -> dict[str, list[float]]:
+  return {'optimizer.learning_rate': [1e-3, 3e-3, 1e-2, 3e-2], 'model.dropout': [0.0, 0.1]}

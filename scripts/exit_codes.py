@@ -43,6 +43,15 @@ def _by_policy(again: str) -> dict[int | None, str]:
 
 PLATFORMS = (
   Platform('`supervise`', _by_policy('starts the trainer again')),
+  Platform(
+    '`tune`: end of a run',
+    {
+      **_by_policy('starts the run again'),
+      restarts.COMPLETE: 'the point is complete',
+      restarts.USER_MISTAKE: 'the point has failed, the others go on',
+      restarts.DIVERGED: 'the point has diverged, the others go on',
+    },
+  ),
   Platform('`launch_local`, `launch_ssh`', _by_policy('starts all workers again')),
   Platform(
     '`launch_slurm`: end of an attempt',

@@ -95,6 +95,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     'global_batch_size': Field(64, 'examples per step over all replicas', at_least(1), fixed=True),
     'micro_batches': Field(1, 'pieces of a replica batch whose gradients are added up before the step', at_least(1)),
     'steps_per_loop': Field(0, 'steps run without returning to Python; 0: as many as take half a second', at_least(0)),
+    'pause_at_step': Field(0, 'stop after this step, saved, with exit code 75; without it, or with a later one, the same run goes on; 0: none', at_least(0)),
     'log_every_steps': Field(100, 'steps averaged in one row of metrics', at_least(1)),
     'on_nonfinite': Field('raise', 'what a loss or gradient that is not finite does: end the run; skip the step; or restore the last checkpoint and skip the data since', one_of('raise', 'skip', 'rollback')),
     'spike_deviations': Field(0.0, 'a loss so many standard deviations above its running mean is a spike; 0: no guard', at_least(0), fixed=True),

@@ -98,6 +98,11 @@ class Loop:
         self.phases.enter('save_block')
         self.checkpoints.wait()
         return
+      if self._is_at_pause():
+        self.phases.enter('save_block')
+        self.checkpoints.wait()
+        pause, step = self.config.train.pause_at_step, self.progress.step
+        raise RunAgain(f'train.pause_at_step={pause} is reached; step {step} is saved; leave it out to go on')
       if self.iterator is None:
         self.phases.enter('seek')
         first_batch = self.progress.step + self.progress.skipped_batches
@@ -135,13 +140,17 @@ class Loop:
 
   def _save_is_due(self) -> bool:
     step, every = self.progress.step, self.config.checkpoint.every_steps
-    asked = self.stopping or self.save_asked or step == self.total or (step > 0 and self.progress.best_step == step)
+    asked = self.stopping or self.save_asked or step == self.total or self._is_at_pause()
+    asked = asked or (step > 0 and self.progress.best_step == step)
     return step != self.saved_step and (asked or bool(every and step and step % every == 0))
 
   def _save(self) -> None:
     token = self._begin() if self.session.cluster.is_chief else 0
     self.session.save(self.checkpoints, token, self.metric)
     self.saved_step, self.saved_at, self.save_asked = self.progress.step, time.monotonic(), False
+
+  def _is_at_pause(self) -> bool:
+    return 0 < self.config.train.pause_at_step <= self.progress.step < self.total
 
   def _begin(self) -> int:
     """The chief's word on a save that is due: its token, or 0 for none."""
@@ -225,7 +234,9 @@ class Loop:
   def _steps_to_next_event(self) -> int:
     config, step = self.config, self.progress.step
     everies = (config.train.log_every_steps, config.eval.every_steps, config.checkpoint.every_steps)
-    return min([self.total - step, *(every - step % every for every in everies if every)])
+    pause = config.train.pause_at_step
+    ends = [self.total, *([pause] if pause > step else [])]
+    return min([*(end - step for end in ends), *(every - step % every for every in everies if every)])
 
   def _wanted_block_steps(self) -> int:
     """What this process would make the length of the next block; the chief's wish is everybody's."""
