@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from trainer import models
+from trainer.models import parts
 from trainer.optim import optimizers, schedules
 from trainer.train.session import Session
 
@@ -165,7 +166,15 @@ class _Turns(keras.callbacks.Callback):
 
 def _model(session: Session) -> keras.Model:
   keras.utils.set_random_seed(session.config.seed)
-  return models.build(session.config, session.task.input_spec, session.task.units, session.task.activation)
+  before = keras.config.dtype_policy()
+  keras.config.set_dtype_policy(session.precision.policy)
+  model = models.build(session.config, session.task.input_spec, session.task.units, session.task.activation)
+  keras.config.set_dtype_policy(before)
+  parts.compiled(model, session.precision.xla or session.cluster.device_kind == 'tpu')
+  for layer in model._flatten_layers():
+    if hasattr(layer, 'fused'):
+      layer.fused = False  # Keras' own
+  return model
 
 
 def _optimizer(session: Session, model: keras.Model) -> keras.optimizers.Optimizer:

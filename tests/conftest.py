@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 
 import hypothesis
@@ -20,6 +21,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')
 os.environ['NO_GCE_CHECK'] = 'true'  # no test may hear what becomes of the machine it runs on
+# What was measured on this machine must not change what a test computes with.
+os.environ['XDG_CACHE_HOME'] = os.path.join(tempfile.gettempdir(), 'tf-trainer-tests-cache')
 # A pod's or a cluster's own variables would turn each test into a worker that waits for its peers.
 for _name in [name for name in os.environ if name == 'TF_CONFIG' or name.startswith('SLURM_')]:
   del os.environ[_name]

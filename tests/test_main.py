@@ -42,6 +42,7 @@ def the_line(process) -> str:
     (['--config=configs/digits_mlp.py', '--workdir=x', '--mode=trian'], 'trian'),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--chekpoint=best'], 'chekpoint'),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--target=v5e:1'], '--target=v5e:1 is for --mode=plan'),
+    (['--config=configs/digits_mlp.py', '--workdir=x', '--search'], 'is for --mode=plan and --mode=benchmark'),
     (['--config=configs/digits_mlp.py', '--workdir=x', 'stray'], "unexpected argument 'stray'"),
     (['--config=configs/digits_mlp.py', '--workdir=x', '--config.model.name=mpl'], "did you mean 'mlp'"),
     (

@@ -44,11 +44,11 @@ SECTIONS: dict[str, dict[str, Field]] = {
   'precision': {
     'policy': Field(
       'auto',
-      'dtype of the computation; variables stay float32',
+      'dtype of the computation; variables stay float32; auto: as measured by --mode=benchmark --search, or as usual',
       one_of('auto', 'float32', 'mixed_bfloat16', 'mixed_float16'),
       fixed=True,
     ),
-    'xla': Field('auto', 'compile forward, backward and update with XLA', one_of('auto', 'on', 'off')),
+    'xla': Field('auto', 'compile forward, backward and update with XLA; auto: likewise', one_of('auto', 'on', 'off')),
   },
   'data': {
     'dataset': Field('', "TFDS name with optional config and version: 'name', 'name/config', 'name:1.0.0'", fixed=True),

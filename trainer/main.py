@@ -51,6 +51,14 @@ MODES = {
   'predict': 'print what one checkpoint makes of files, lines or the evaluation split, a JSON object per example',
 }
 
+# Flag -> the modes that it is for.
+_FLAGS_OF = {
+  'target': ('plan',),
+  'search': ('plan', 'benchmark'),
+  'input': ('predict',),
+  'pictures': ('predict',),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -62,7 +70,7 @@ class Command:
     mode: one of MODES.
     checkpoint: 'latest', 'best' or a step, for the modes that read one.
     target: chips that mode plan is for; empty: this machine.
-    search: whether mode plan looks for the largest batch.
+    search: whether mode plan looks for the largest batch, or mode benchmark for the fastest precision.
     inputs: files that mode predict reads; empty: data.eval_split.
     pictures: whether mode predict also draws what it says.
     stop: the wish to stop, heard since the process began.
@@ -105,7 +113,11 @@ def define(argv: Sequence[str], values: flags.FlagValues) -> None:
     'target', '', "mode plan: chips as in 'v5e:4x4' or 'v5e:1'; empty: this machine", flag_values=values
   )
   flags.DEFINE_bool(
-    'search', False, 'mode plan: look for the largest batch that fits into the target', flag_values=values
+    'search',
+    False,
+    'mode plan: look for the largest batch that fits into the target; mode benchmark: look for the fastest '
+    'precision.policy and precision.xla, which auto takes from then on',
+    flag_values=values,
   )
   flags.DEFINE_multi_string(
     'input',
@@ -157,9 +169,10 @@ def parse(argv: Sequence[str], stop: Stop | None = None) -> Command:
     raise ConfigError('--config is missing: name a config file, e.g. --config=configs/digits_cnn.py')
   if not values.workdir:
     raise ConfigError('--workdir is missing: name the directory of the run')
-  for name, mode in {'target': 'plan', 'search': 'plan', 'input': 'predict', 'pictures': 'predict'}.items():
-    if values[name].value and values.mode != mode:
-      raise ConfigError(f'--{name}={values[name].value} is for --mode={mode}: add that, or leave it out')
+  for name, modes in _FLAGS_OF.items():
+    if values[name].value and values.mode not in modes:
+      known = ' and '.join(f'--mode={mode}' for mode in modes)
+      raise ConfigError(f'--{name}={values[name].value} is for {known}: add that, or leave it out')
   config_lib.check(config)
   return Command(
     config,

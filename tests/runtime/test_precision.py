@@ -7,14 +7,15 @@ import pytest
 
 from tests.runtime.settings import config
 from trainer.errors import ConfigError
-from trainer.runtime import precision
+from trainer.runtime import devices, precision
 from trainer.runtime.cluster import Cluster
 
 
 def choose(kind: str, capability: tuple[int, int] = (0, 0), **fields) -> precision.Precision:
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(precision, '_capability', lambda cluster: capability)
-    return precision.choose(config(**fields), Cluster('one', '', kind, 1))
+    kept, measured = fields.pop('kept', None), fields.pop('measured', None)
+    return precision.choose(config(**fields), Cluster('one', '', kind, 1), kept, measured)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,66 @@ def test_the_least_able_gpu_decides(monkeypatch):
   assert precision.choose(config(), Cluster('mirrored', '', 'gpu', 2, gpus=(0, 2))).policy == 'mixed_bfloat16'
   monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda gpu: {})
   assert precision.choose(config(), Cluster('one', '', 'gpu', 1, gpus=(0,))).policy == 'float32'
+
+
+MEASURED = {'policy': 'mixed_bfloat16', 'xla': True, 'reason': 'measured on 2026-01-31: 1.90 times'}
+KEPT = {'cpu': {'policy': 'float32', 'xla': True, 'policy_reason': 'measured long ago', 'xla_reason': 'the same'}}
+
+
+def test_what_was_measured_goes_before_the_table():
+  chosen = choose('cpu', measured=MEASURED)
+  assert (chosen.policy, chosen.xla) == ('mixed_bfloat16', True)
+  assert chosen.policy_reason == chosen.xla_reason == MEASURED['reason']
+  asked = choose('cpu', measured=MEASURED, policy='float32')
+  assert (asked.policy, asked.xla) == ('float32', True) and 'asks for it' in asked.policy_reason
+  assert not choose('tpu', measured=MEASURED).xla  # it compiles anyway
+
+
+def test_a_run_keeps_what_it_began_with():
+  chosen = choose('cpu', kept=KEPT, measured=MEASURED)
+  assert (chosen.policy, chosen.xla) == ('float32', True)
+  assert chosen.policy_reason == 'as this run began: measured long ago'
+  assert chosen.record() == KEPT['cpu']  # however often it is resumed
+  assert not choose('cpu', kept=KEPT, xla='off').xla
+  assert choose('cpu', kept={}, measured=None) == choose('cpu')
+
+
+def test_on_another_kind_of_device_it_chooses_anew_and_says_so():
+  chosen = choose('gpu', (7, 5), kept=KEPT)
+  assert (chosen.policy, chosen.xla) == ('mixed_float16', True)
+  assert chosen.policy_reason.endswith('(this run has had float32 on a CPU)')
+  assert choose('gpu', (8, 0), kept=KEPT, measured=MEASURED).policy_reason.startswith('measured on')
+
+
+def test_the_word_of_the_chief():
+  own = choose('cpu')
+  assert precision.of_code(own.code, own) is own
+  for policy in precision.POLICIES:
+    for xla in ('on', 'off'):
+      chief = choose('cpu', policy=policy, xla=xla)
+      other = precision.of_code(chief.code, own)
+      assert (other.policy, other.xla) == (chief.policy, chief.xla)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'units', 'capability', 'fields', 'expected'),
+  [
+    ('cpu', ['amx_bf16'], (0, 0), {}, ['float32 off', 'float32 on', 'mixed_bfloat16 off', 'mixed_bfloat16 on']),
+    ('cpu', ['avx2'], (0, 0), {}, ['float32 off', 'float32 on']),
+    ('cpu', ['bf16'], (0, 0), {'xla': 'off'}, ['float32 off', 'mixed_bfloat16 off']),
+    ('cpu', ['avx2'], (0, 0), {'policy': 'mixed_bfloat16'}, ['mixed_bfloat16 off', 'mixed_bfloat16 on']),
+    ('gpu', [], (9, 0), {'xla': 'on'}, ['float32 on', 'mixed_bfloat16 on']),
+    ('gpu', [], (7, 5), {'xla': 'on'}, ['float32 on', 'mixed_float16 on']),
+    ('gpu', [], (6, 0), {}, ['float32 off', 'float32 on']),
+    ('tpu', [], (0, 0), {}, ['float32 auto', 'mixed_bfloat16 auto']),
+    ('tpu', [], (0, 0), {'policy': 'float32'}, ['float32 auto']),
+  ],
+)
+def test_candidates(monkeypatch, kind, units, capability, fields, expected):
+  monkeypatch.setattr(precision, '_capability', lambda cluster: capability)
+  monkeypatch.setattr(devices, 'cpu_units', lambda: units)
+  found = precision.candidates(config(**fields), Cluster('one', '', kind, 1))
+  assert [' '.join(pair) for pair in found] == expected
 
 
 def test_apply_sets_the_policy_of_new_layers():

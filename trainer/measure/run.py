@@ -19,6 +19,7 @@ import tensorflow as tf
 from trainer.measure import stages, summary
 from trainer.measure.load import Load
 from trainer.measure.summary import Window
+from trainer.measure.throttling import Throttling
 from trainer.runtime import agreement
 from trainer.runtime.strategy import first
 from trainer.train.collectives import Replicas
@@ -35,10 +36,11 @@ class Measurement:
     own: the kind of input that the run would have, 'real' or 'repeated'.
   """
 
-  def __init__(self, session: Session, between: Callable[[], None] = lambda: None):
+  def __init__(self, session: Session, between: Callable[[], None] = lambda: None, *, only_own: bool = False):
     """Args:
     session: built, with its first weights.
     between: called between two windows; may raise, to end the measurement.
+    only_own: leaves repeated input out, where the run would have real input.
     """
     self.session, self._between = session, between
     self.settings = session.config.benchmark
@@ -49,6 +51,8 @@ class Measurement:
     if pipeline.source != 'synthetic':
       self._inputs['real'] = iter(pipeline.train(strategy, 0))
     self.own = list(self._inputs)[-1]
+    if only_own:
+      self._inputs = {self.own: self._inputs[self.own]}
 
   def first_steps(self) -> dict[str, float]:
     """Seconds of the first step of all, which traces and compiles; and by how much it is longer than the next."""
@@ -68,17 +72,20 @@ class Measurement:
       found[kind] = {'windows': len(times), 'settled': summary.settled(times)}
     return found
 
-  def inputs(self) -> tuple[dict[str, Any], float]:
-    """Speed with each kind of input, windows in turns; and the share of the cores that others took meanwhile."""
+  def inputs(self) -> tuple[dict[str, Any], float, dict[str, Any]]:
+    """Speed with each kind of input, windows in turns; meanwhile the share of the cores that others took, and what
+    slowed this process down (throttling.py).
+    """
     length = self._steps(self._typical, self.settings.window_seconds)
     windows: dict[str, list[Window]] = {kind: [] for kind in self._inputs}
-    load = Load()
+    load, throttling = Load(), Throttling(self.session.cluster.gpus)
     for turn in range(self.settings.windows):
       for kind in list(windows)[:: 1 if turn % 2 else -1]:
         windows[kind].append(self._window(kind, length))
-    others = load.others()
+        throttling.look()
+    others, slowed = load.others(), throttling.found()
     batch, replicas = self.session.config.train.global_batch_size, self.session.cluster.replicas
-    return {kind: summary.of_windows(found, batch, replicas) for kind, found in windows.items()}, others
+    return {kind: summary.of_windows(found, batch, replicas) for kind, found in windows.items()}, others, slowed
 
   def stages(self) -> list[dict[str, Any]]:
     """What each stage of the run's input adds to the time of a batch, without training; see stages.py."""

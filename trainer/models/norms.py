@@ -7,12 +7,46 @@ one example at a time and depend on nothing else.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from trainer.fields import Rule, one_of
 
 MAX_GROUPS = 32
 MIN_GROUP_CHANNELS = 8
+
+
+@keras.saving.register_keras_serializable('trainer')
+class BatchNormalization(keras.layers.BatchNormalization):
+  """Keras' layer; in training it takes the statistics by the one operation that TensorFlow has for images.
+
+  Keras makes them of single operations, each of which goes through all of the maps. `fused` turns it off. Statistics,
+  and what is normalised with them, are float32 inside, whatever the dtype of the maps.
+  """
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    super().__init__(*args, **kwargs)
+    self.fused = True
+
+  def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+    """[B, H, W, C] -> the same; other ranks, masks, and statistics that are given are Keras' own."""
+    maps = len(inputs.shape) == 4 and self.axis in (-1, 3) and self.scale and self.center and mask is None
+    if not (training and self.trainable and self.fused and maps and not self.synchronized):
+      return super().call(inputs, training=training, mask=mask)
+    x = tf.cast(inputs, self.compute_dtype)
+    scale, offset = (tf.cast(tf.convert_to_tensor(part), tf.float32) for part in (self.gamma, self.beta))
+    empty = tf.zeros([0])
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+      x=x, scale=scale, offset=offset, mean=empty, variance=empty, epsilon=self.epsilon, is_training=True
+    )
+    # The operation gives the variance of the population that the batch was drawn from, Keras keeps that of the batch.
+    count = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
+    variance *= (count - 1.0) / count
+    for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+      moving.assign(moving * self.momentum + tf.cast(value, moving.dtype) * (1.0 - self.momentum))
+    return outputs
 
 
 def rule(*names: str) -> Rule:
@@ -52,7 +86,7 @@ def layer(
     case 'none':
       return None
     case 'batch':
-      return keras.layers.BatchNormalization(momentum=momentum, **options)
+      return BatchNormalization(momentum=momentum, **options)
     case 'sync_batch':
       return keras.layers.BatchNormalization(momentum=momentum, synchronized=True, **options)
     case 'group':

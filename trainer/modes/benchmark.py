@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -19,21 +20,24 @@ from trainer import config as config_lib
 from trainer.checkpoint import disk
 from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import RunAgain
-from trainer.measure import peaks, summary
+from trainer.measure import peaks, summary, throttling
 from trainer.measure import stages as stages_lib
 from trainer.measure.run import Measurement
+from trainer.modes import benchmark_search
 from trainer.plan import making
 from trainer.report import run_record, words
-from trainer.runtime import cluster
+from trainer.runtime import agreement, cluster
 from trainer.train import session as session_lib
 from trainer.train.workdir import BENCHMARK, Workdir
 
 # Of benchmark.json; its fields are described in benchmark.schema.json beside this file.
-VERSION = 3
+VERSION = 4
 
 
 def run(command: Any) -> None:
   """Measures, writes benchmark.json, and prints a table of it; trains on a state that is thrown away.
+
+  With --search it does what benchmark_search.py says instead.
 
   Args:
     command: what the command line says (trainer/main.py).
@@ -43,6 +47,9 @@ def run(command: Any) -> None:
     RunAgain: the process was told to stop, and nothing is written; or what was measured is not valid, and the file says
       why.
   """
+  if command.search:
+    benchmark_search.run(command)
+    return
   config, where = command.config, cluster.discover(command.config)
   directory = Workdir(command.workdir, config.storage)
   command.closing.callback(directory.close)
@@ -79,7 +86,7 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
   if where.is_chief:
     settings = config.benchmark
     print(f'Measuring: {settings.windows} windows of {settings.window_seconds:g} s of each input', flush=True)
-  inputs, others = measurement.inputs()
+  inputs, others, slowed = measurement.inputs()
   step_seconds = inputs[measurement.own]['step_seconds']['median']
   single_steps = measurement.single_steps()
   stages = measurement.stages()
@@ -91,6 +98,10 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
   # Workers on one machine are each other's others.
   if where.num_workers == 1 and others > config.benchmark.largest_foreign_load:
     why_not.append(f'other programs took {others:.0%} of the cores (benchmark.largest_foreign_load)')
+  if complaint := throttling.complaint(slowed):
+    why_not.append(complaint)
+  if not agreement.all_true(session.strategy, where, not complaint) and not complaint:
+    why_not.append("another worker's machine was slowed down")
   return {
     'version': VERSION,
     'valid': not why_not,
@@ -106,6 +117,7 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
       'platform': platform.platform(),
       'cores': psutil.cpu_count(),
       'load_of_others': others,
+      'throttling': slowed,
     },
     'topology': {
       'strategy': where.strategy,
@@ -113,7 +125,7 @@ def _measured(measurement: Measurement, command: Any, workdir: str) -> dict[str,
       'workers': where.num_workers,
       'replicas': where.replicas,
     },
-    'precision': {'policy': session.precision.policy, 'xla': session.precision.xla},
+    'precision': dataclasses.asdict(session.precision),
     'batch': {
       'global': config.train.global_batch_size,
       'per_replica': config.train.global_batch_size // where.replicas,
@@ -173,9 +185,10 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
   rows = [
     (
       'run',
-      f'{topology["replicas"]} x {topology["device"]} ({topology["strategy"]}), {found["precision"]["policy"]}'
-      f'{", XLA" if found["precision"]["xla"] else ""}, batches of {batch["global"]}',
+      f'{topology["replicas"]} x {topology["device"]} ({topology["strategy"]}), batches of {batch["global"]}',
     ),
+    ('precision', f'{found["precision"]["policy"]}: {found["precision"]["policy_reason"]}'),
+    ('XLA', f'{"on" if found["precision"]["xla"] else "off"}: {found["precision"]["xla_reason"]}'),
     (
       'first step',
       f'{words.duration(found["first_step"]["from_process_start_seconds"])} after the start of the process; '
@@ -229,6 +242,7 @@ def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
       f'{compute["peak"]["source"]})',
     ),
     ('others', f'{found["machine"]["load_of_others"]:.1%} of the cores were taken by other programs'),
+    ('slowed down', throttling.words(found['machine']['throttling'])),
   ]
   return rows
 

@@ -48,10 +48,12 @@ def run(command: Any) -> None:
   command.closing.callback(directory.close)
   directory.read()
   checkpoints = Checkpoints(directory.file(CHECKPOINTS), remote=directory.steps)
-  task_state = _first_host(directory, checkpoints)['task']
+  first = _first_host(directory, checkpoints)
   directory.adopt(config, trained=True, write=False)
   with _alone(directory, where):
-    session = session_lib.build(config, where, task_state, on_strategy=command.stop.reinstall)
+    session = session_lib.build(
+      config, where, first['task'], on_strategy=command.stop.reinstall, kept=first.get('precision', {})
+    )
     _follow(session, directory, checkpoints)
 
 

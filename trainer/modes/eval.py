@@ -71,7 +71,9 @@ def restored(command: Any, *, alone: bool = False, reads_data: bool = True) -> t
     found = checkpoints.restore(step)
   except CheckpointError as error:
     raise ConfigError(f'{error}; choose another with --checkpoint') from error
-  session = session_lib.build(config, where, found.host['task'], on_strategy=command.stop.reinstall)
+  session = session_lib.build(
+    config, where, found.host['task'], on_strategy=command.stop.reinstall, kept=found.host.get('precision', {})
+  )
   if agreement.from_chief(session.strategy, where, step) != step:
     raise ConfigError('the workers see different checkpoints: is --workdir on a file system that all share?')
   session.restore(found, check_data=reads_data)

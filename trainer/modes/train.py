@@ -87,7 +87,7 @@ def run(command: Any) -> None:
   notices.start()
   watchdog.start()
   try:
-    _train(command, where, directory, changed, before['task'] if before else None, notices, watchdog)
+    _train(command, where, directory, changed, before, notices, watchdog)
   except _PEER_ERRORS as error:
     if where.num_workers == 1:
       raise
@@ -101,12 +101,18 @@ def run(command: Any) -> None:
 
 
 def _train(
-  command: Any, where: cluster.Cluster, directory: Workdir, changed: list[str], task_state: Any, notices: Notices,
+  command: Any, where: cluster.Cluster, directory: Workdir, changed: list[str], before: dict | None, notices: Notices,
   watchdog: Watchdog,
 ) -> None:  # fmt: skip
-  """From the first device to the last step."""
+  """From the first device to the last step; `before` is what the newest checkpoint holds beside its arrays."""
   config, phases, ledger = command.config, command.phases, command.ledger
-  session = session_lib.build(config, where, task_state, on_strategy=command.stop.reinstall)
+  session = session_lib.build(
+    config,
+    where,
+    before['task'] if before else None,
+    on_strategy=command.stop.reinstall,
+    kept=before.get('precision', {}) if before else None,
+  )
   if not where.is_chief:
     ledger.open(directory.path, where.worker_index)  # the chief has claimed the directory before the workers met
   checkpoints = session.checkpoints(

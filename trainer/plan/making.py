@@ -142,7 +142,7 @@ def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> tuple
     planned.precision.xla = 'on'
   where = cluster.Cluster('one', 'a plan', 'cpu', 1)
   with tf.device('CPU:0'):
-    session = session_lib.build(planned, where, replicas=replicas)
+    session = session_lib.build(planned, where, replicas=replicas, kept={})
   pipeline = Pipeline(session.config, session.dataset, session.task, replicas=replicas, workers=1)
   return session, pipeline.batch_spec
 

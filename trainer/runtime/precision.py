@@ -1,15 +1,23 @@
 """Which dtype the model computes in, and whether XLA compiles it: a choice per device, with its reason in words.
 
+What the config names is done. `auto` is, in this order: what the run has had on such a device since it began; what
+`--mode=benchmark --search` has measured here for such a config (measured.py); and a table of what is usual.
+
 Variables are float32 under every policy. `choose` decides and changes nothing; `apply` sets Keras' global policy.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from trainer.errors import ConfigError
+from trainer.runtime import devices
 from trainer.runtime.cluster import Cluster
+
+POLICIES = ('float32', 'mixed_bfloat16', 'mixed_float16')
+_KEPT = 'as this run began: '
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,21 +36,93 @@ class Precision:
   policy_reason: str
   xla_reason: str
 
+  @property
+  def code(self) -> int:
+    """Policy and XLA as a number, for `of_code` on another process."""
+    return POLICIES.index(self.policy) + len(POLICIES) * self.xla
 
-def choose(config: Any, cluster: Cluster) -> Precision:
+  def record(self) -> dict[str, Any]:
+    """What a run keeps, so that it goes on with the same; JSON-able."""
+    reasons = {name: getattr(self, name).removeprefix(_KEPT) for name in ('policy_reason', 'xla_reason')}
+    return {'policy': self.policy, 'xla': self.xla, **reasons}
+
+
+def choose(
+  config: Any,
+  cluster: Cluster,
+  kept: Mapping[str, Any] | None = None,
+  measured: Mapping[str, Any] | None = None,
+) -> Precision:
   """The precision for this cluster's devices.
 
   Args:
     config: the run's config; reads `precision.policy` and `precision.xla`.
     cluster: what `discover` found. Of several GPUs the least able one decides.
+    kept: per device kind what the run has computed with (`Precision.record`); None where it begins.
+    measured: 'policy', 'xla' and 'reason', where they were measured on such devices; what is kept goes before.
 
   Raises:
     ConfigError: the devices cannot do what the config asks for.
   """
-  capability = _capability(cluster) if cluster.device_kind == 'gpu' else (0, 0)
-  policy, policy_reason = _policy(config.precision.policy, cluster.device_kind, capability)
-  xla, xla_reason = _xla(config.precision.xla, cluster.device_kind)
-  return Precision(policy, xla, policy_reason, xla_reason)
+  asked, kind = config.precision, cluster.device_kind
+  capability = _capability(cluster) if kind == 'gpu' else (0, 0)
+  policy, policy_reason = _policy(asked.policy, kind, capability)
+  xla, xla_reason = _xla(asked.xla, kind)
+  found = Precision(policy, xla, policy_reason, xla_reason)
+  if kept and kind in kept:
+    own = kept[kind]
+    return _under_auto(
+      found, asked, kind, own['policy'], own['xla'], _KEPT + own['policy_reason'], _KEPT + own['xla_reason']
+    )
+  if measured:
+    found = _under_auto(found, asked, kind, measured['policy'], measured['xla'], measured['reason'], measured['reason'])
+  if kept and asked.policy == 'auto':
+    before = ', '.join(f'{record["policy"]} on a {name.upper()}' for name, record in kept.items())
+    found = dataclasses.replace(found, policy_reason=f'{found.policy_reason} (this run has had {before})')
+  return found
+
+
+def _under_auto(
+  found: Precision, asked: Any, kind: str, policy: str, xla: bool, policy_reason: str, xla_reason: str
+) -> Precision:
+  """`found` with another policy and XLA, where the config leaves them open and the device has a choice."""
+  if asked.policy == 'auto':
+    found = dataclasses.replace(found, policy=policy, policy_reason=policy_reason)
+  if asked.xla == 'auto' and kind != 'tpu':
+    found = dataclasses.replace(found, xla=xla, xla_reason=xla_reason)
+  return found
+
+
+def of_code(code: int, own: Precision) -> Precision:
+  """What another process has chosen, by its `code`; `own` with its reasons, if that is the same."""
+  if code == own.code:
+    return own
+  reason = 'as the chief has it'
+  return Precision(POLICIES[code % len(POLICIES)], code >= len(POLICIES), reason, reason)
+
+
+def candidates(config: Any, cluster: Cluster) -> list[tuple[str, str]]:
+  """What the devices can do of what the config leaves open: values of (`precision.policy`, `precision.xla`).
+
+  The first is what the others are held against: float32 without XLA, where that is open. float16 is a candidate where
+  there are units for it and none for bfloat16, which needs no loss scale.
+
+  Raises:
+    ConfigError: the devices cannot do what the config asks for.
+  """
+  asked, kind = config.precision, cluster.device_kind
+  capability = _capability(cluster) if kind == 'gpu' else (0, 0)
+  _policy(asked.policy, kind, capability)
+  _xla(asked.xla, kind)
+  policies = ['float32']
+  if kind == 'tpu' or capability >= (8, 0) or (kind == 'cpu' and devices.has_bfloat16(devices.cpu_units())):
+    policies.append('mixed_bfloat16')
+  elif capability >= (7, 0):
+    policies.append('mixed_float16')
+  if asked.policy != 'auto':
+    policies = [asked.policy]
+  compiled = [asked.xla] if kind == 'tpu' or asked.xla != 'auto' else ['off', 'on']
+  return [(policy, xla) for policy in policies for xla in compiled]
 
 
 def apply(precision: Precision) -> None:
@@ -67,7 +147,7 @@ def _policy(asked: str, kind: str, capability: tuple[int, int]) -> tuple[str, st
   if kind == 'tpu':
     return 'mixed_bfloat16', 'a TPU multiplies in bfloat16'
   if kind == 'cpu':
-    return 'float32', 'a CPU; where it has bfloat16 units, precision.policy=mixed_bfloat16 is faster'
+    return 'float32', 'a CPU, and not measured here: --mode=benchmark --search tries what else it can do'
   if capability >= (8, 0):
     return 'mixed_bfloat16', f'a GPU of compute capability {version} has bfloat16 units, and no loss scale is needed'
   if capability >= (7, 0):
@@ -91,8 +171,4 @@ def _xla(asked: str, kind: str) -> tuple[bool, str]:
 
 def _capability(cluster: Cluster) -> tuple[int, int]:
   """The least CUDA compute capability of this process' GPUs; (0, 0) where one does not tell (AMD)."""
-  import tensorflow as tf
-
-  listed = tf.config.list_physical_devices('GPU')
-  details = [tf.config.experimental.get_device_details(listed[index]) for index in cluster.gpus]
-  return min(detail.get('compute_capability') or (0, 0) for detail in details)
+  return min(detail.get('compute_capability') or (0, 0) for detail in devices.gpu_details(cluster))

@@ -72,6 +72,15 @@ class Evaluator:
       results |= self.task.prediction_results(self._in_order(collected))
     return {**results, 'examples': int(examples)}
 
+  def try_first_batch(self) -> None:
+    """Evaluates one batch and keeps nothing of it: whatever cannot be compiled is known then."""
+    iterator = iter(self.pipeline.evaluate(self.strategy)[0])
+    with self.state.averaged():
+      if self.task.prediction_modes:
+        _numpy(self._predict(iterator, False)[0])
+      else:
+        self._block(iterator, tf.constant(1)).numpy()
+
   def predict(self, *, examples: bool = False) -> Generator[Predicted]:
     """The task's prediction for each example of the evaluation split, in order.
 

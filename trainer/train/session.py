@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ from trainer.errors import ConfigError
 from trainer.fields import nearest
 from trainer.models import parts
 from trainer.optim import optimizers, sharding
-from trainer.runtime import agreement, cluster, precision, strategy
+from trainer.runtime import agreement, cluster, measured, precision, strategy
 from trainer.storage.steps import Steps
 from trainer.train.evaluate import Evaluator
 from trainer.train.state import TrainState
@@ -31,12 +31,19 @@ _NAMED = 3  # layers listed in a warning
 
 @dataclasses.dataclass
 class Session:
-  """The parts of one process's share in a run. `best_metric` is '' where no best is kept."""
+  """The parts of one process's share in a run.
+
+  Attributes:
+    precision: how it is computed here.
+    kept_precision: what the run keeps of that, per device kind, so that another attempt computes alike.
+    best_metric: '' where no best is kept.
+  """
 
   config: Any
   cluster: cluster.Cluster
   strategy: tf.distribute.Strategy
   precision: precision.Precision
+  kept_precision: dict[str, Any]
   dataset: Dataset
   task: Any
   pipeline: Pipeline
@@ -57,7 +64,12 @@ class Session:
 
   def host(self) -> dict[str, Any]:
     """What a checkpoint holds beside the variables."""
-    return {'progress': self.state.host(), 'data': self.pipeline.fingerprint, 'task': self.task.state()}
+    return {
+      'progress': self.state.host(),
+      'data': self.pipeline.fingerprint,
+      'task': self.task.state(),
+      'precision': self.kept_precision,
+    }
 
   @property
   def writers(self) -> int:
@@ -166,6 +178,7 @@ def build(
   task_state: dict[str, Any] | None = None,
   on_strategy: Callable[[], None] = lambda: None,
   replicas: int | None = None,
+  kept: Mapping[str, Any] | None = None,
 ) -> Session:
   """Builds everything up to the first weights.
 
@@ -175,20 +188,27 @@ def build(
     task_state: what the task learnt from the training split in an earlier attempt, out of a checkpoint.
     on_strategy: called when the strategy is there, which has put its own handler in the place of SIGTERM's.
     replicas: how many share the state, where the run is only planned here; None: those of `where`.
+    kept: `kept_precision` of an earlier attempt, out of a checkpoint; {} has `auto` choose without what was measured on
+      this machine, as for a plan, or a run that did not keep it; None where the run begins.
 
   Raises:
     ConfigError: the machine, the data, the task or the model cannot serve the config.
   """
   config_lib.check_topology(config, where.replicas, where.num_workers)
-  how = precision.choose(config, where)
+  usual = precision.choose(config, where)
+  found = measured.find(config, where) if kept is None or (kept and where.device_kind not in kept) else None
+  how = precision.choose(config, where, kept, found)
   distribution = strategy.create(where, config)
   on_strategy()
-  digest = _digest(config, how)
+  digest = _digest(config, usual)
   if not agreement.all_true(distribution, where, agreement.from_chief(distribution, where, digest) == digest):
     raise ConfigError(
       'the workers have different configs, or devices that want different precision: start all with the same '
       'flags, and set precision.policy and precision.xla where the devices differ'
     )
+  if where.num_workers > 1:  # what was measured lies on each machine, or on the chief's alone
+    how = precision.of_code(agreement.from_chief(distribution, where, how.code), how)
+  to_keep = {**(kept or {}), where.device_kind: how.record()}
   dataset = open_dataset(config)
   examples = None if dataset.synthetic else lambda: dataset.examples(dataset.train)
   task = tasks.create(config, dataset.features, examples, task_state)
@@ -203,7 +223,7 @@ def build(
     parts.compiled(model, how.xla or where.device_kind == 'tpu')
     state = _state(config, model, how, replicas or where.replicas, where.worker_index * where.local_devices)
   metric, mode = _best(config, task)
-  return Session(config, where, distribution, how, dataset, task, pipeline, state, metric, mode)
+  return Session(config, where, distribution, how, to_keep, dataset, task, pipeline, state, metric, mode)
 
 
 def _state(config, model: keras.Model, how: precision.Precision, replicas: int, first: int) -> TrainState:

@@ -31,6 +31,7 @@ from trainer.storage.steps import CHECKPOINTS, Steps
 CONFIG = 'config.json'
 PLAN = 'plan.json'
 BENCHMARK = 'benchmark.json'
+PRECISION = 'precision.json'
 LR_TEST = 'lr_test.json'
 OVERFIT = 'overfit.json'
 INPUTS = 'inputs'
@@ -281,7 +282,7 @@ class Workdir:
     return sorted({name.partition('/')[0] for name in bucket.sizes()})
 
   def _refuse_strangers(self, names: list[str]) -> None:
-    entries = set(names) - {STOP_FILE, PROFILE_FILE, PLAN, BENCHMARK, LR_TEST, OVERFIT, INPUTS, REPORT}
+    entries = set(names) - {STOP_FILE, PROFILE_FILE, PLAN, BENCHMARK, PRECISION, LR_TEST, OVERFIT, INPUTS, REPORT}
     # The lock is the first thing that a run makes: a kill may leave it with nothing, or half a file, beside it.
     if entries and not entries & {LOCK, CONFIG}:
       raise ConfigError(
