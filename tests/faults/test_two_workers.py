@@ -20,6 +20,7 @@ def test_signals(tmp_path, data_dir, unbroken, fault):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir), SIGNALS[fault], unbroken(TOPOLOGY))
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint(tmp_path, data_dir, unbroken):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir), matrix.DAMAGE, unbroken(TOPOLOGY))
 
@@ -29,7 +30,7 @@ def test_a_full_disk(tmp_path, data_dir, small_disk, unbroken, chain):
   run_chain(Site(TOPOLOGY, tmp_path, data_dir, workdir=small_disk / 'run'), DISK[chain], unbroken(TOPOLOGY))
 
 
-@pytest.mark.parametrize('policy', matrix.some(NONFINITE, 'rollback'))
+@pytest.mark.parametrize('policy', matrix.some(NONFINITE))
 def test_a_step_that_is_not_finite(tmp_path, data_dir, unbroken, policy):
   site, links = Site(TOPOLOGY, tmp_path, data_dir), NONFINITE[policy]
   whole = unbroken(TOPOLOGY, link=links[-1])
@@ -38,6 +39,7 @@ def test_a_step_that_is_not_finite(tmp_path, data_dir, unbroken, policy):
     assert (site.workdir / BAD_STEPS).read_bytes() == (whole.workdir / BAD_STEPS).read_bytes()
 
 
+@pytest.mark.thorough
 def test_streamed_data(tmp_path, data_dir, data_copy, unbroken):
   directory, file = data_copy
   site = Site(TOPOLOGY, tmp_path, directory, *matrix.STREAMED, data_file=file)
