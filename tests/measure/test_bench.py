@@ -35,7 +35,8 @@ def test_what_is_slower_beyond_the_noise_is_told(bench, tmp_path, capsys):
     ('slower', (1.10, 1.11, 1.09, 1.10, 1.12), True, 'SLOWER'),
     ('faster', (0.90, 0.91, 0.89, 0.90, 0.92), False, 'faster'),
   ):
-    assert bench.compare(before, write(tmp_path / f'{name}.json', ours)) is slower
+    files = before, write(tmp_path / f'{name}.json', ours)
+    assert bench.compare(*map(bench.rows_of, files), files) is slower
     assert capsys.readouterr().out.rstrip().endswith(word)
 
 
