@@ -113,3 +113,14 @@ def test_a_set_that_is_not_packed():
     ConfigError, match=r"task\.name='masked_language_modeling' learns from packed tokens.*pack_tokens"
   ):
     tasks.create(config, tfds.features.FeaturesDict({'text': tfds.features.Text()}), None)
+
+
+def test_a_text_with_gaps_is_read():
+  task = create(length=16)
+  ids = task.ids_of(tokens.byte_tokens(b'To b_ or_')[:-1])
+  assert ids.shape == (16,) and (ids[9:] == 0).all() and (ids == MASK).sum() == 2
+  call = lambda rows: tf.one_hot(tf.fill(tf.shape(rows), 2 + ord('X')), MASK + 1)  # noqa: E731
+  found = tf.nest.map_structure(lambda t: t.numpy()[0], task.on_ids(call, tf.constant(ids[None]), None))
+  assert task.readable(found) == {'shown': 'To b_ or_', 'read': 'To bX orX'}
+  pieces = task.wording()['said']['pieces']
+  assert len(pieces) == task.units and pieces[found['said'][0]] == 'X' and pieces[MASK] == '_'

@@ -85,7 +85,7 @@ def _predicted(
 ) -> Iterator[tuple[str, Any, Any]]:
   """(name, what the model was given, prediction) of each input in order; for a bad one the prediction is a BadInput."""
   tokenizer, speed = None, _Speed()
-  if served.writes:
+  if served.of_ids:
     tokenizer = tokenizers.of(session.task.vocabulary, session.config.data.pack_tokenizer)
   first = 0
   found = iter(found)
@@ -93,12 +93,12 @@ def _predicted(
     good = [(place, value) for place, (_, value) in enumerate(batch) if not isinstance(value, reading.BadInput)]
     answers: dict[int, tuple[Any, Any]] = {}
     if tokenizer is not None:
-      prompts = {place: next(tokenizer.rows([value]))[:-1] for place, value in good}
-      for length in {len(prompt) for prompt in prompts.values()}:
-        alike = {place: prompt for place, prompt in prompts.items() if len(prompt) == length}
-        written = served.go_on(list(alike.values()), [first + place for place in alike])
-        speed.add(written)
-        answers |= {place: ({'inputs': prompts[place]}, said) for place, said in zip(alike, written, strict=True)}
+      asked = {place: session.task.ids_of(next(tokenizer.rows([value]))[:-1]) for place, value in good}
+      for length in {len(ids) for ids in asked.values()}:
+        alike = {place: ids for place, ids in asked.items() if len(ids) == length}
+        told = served.predict_ids(list(alike.values()), [first + place for place in alike])
+        speed.add(told)
+        answers |= {place: ({'inputs': asked[place]}, said) for place, said in zip(alike, told, strict=True)}
     elif good:
       inputs = [served.prepare(value) for _, value in good]
       # Filled up with the last, so that the function is made for one size alone.
@@ -146,10 +146,10 @@ class _Speed:
   def __init__(self) -> None:
     self._tokens, self._begun, self._last = 0, 0.0, 0.0
 
-  def add(self, written: list[Any]) -> None:
+  def add(self, predictions: list[Any]) -> None:
     self._last = time.monotonic()
     if self._begun:
-      self._tokens += sum(each['written'].size for each in written)
+      self._tokens += sum(each['written'].size for each in predictions if 'written' in each)
     else:
       self._begun = self._last
 

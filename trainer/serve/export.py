@@ -80,8 +80,8 @@ def examples(session: Any, served: Served, count: int) -> Iterator[dict[str, Any
   """The first raw examples of the evaluation split, by the names of the signature."""
   rows = session.dataset.examples(session.dataset.evaluation).take(count)
   for number, row in enumerate(rows.as_numpy_iterator()):
-    if served.writes:
-      yield {'tokens': session.task.prompt(row['tokens'][:-1]).astype(np.int32), 'numbers': np.int64(number)}
+    if served.of_ids:
+      yield {'tokens': np.asarray(session.task.asked(row), np.int32), 'numbers': np.int64(number)}
     else:
       flat = given.flat(session.task, row[session.task.given])
       yield {served.argument[path]: value for path, value in flat.items()}
@@ -150,13 +150,16 @@ def _signature(served: Served, session: Any, function: Any) -> dict[str, Any]:
     for name, spec in function.structured_outputs.items()
   }
   tokens = None
-  if served.writes:
-    tokens = 'bytes' if session.config.data.pack_tokenizer == 'bytes' else ''
+  if served.of_ids:
+    # Of one byte each; their ids tell how a text is asked.
+    single = session.config.data.pack_tokenizer == 'bytes'
+    ids = [task.ids_of(np.array([token], np.int32)) for token in range(len(task.vocabulary))] if single else []
+    tokens = {'ids': [int(row[0]) for row in ids], 'length': len(ids[0]) if ids and len(ids[0]) > 1 else None}
   return {
     'version': VERSION,
     'task': session.config.task.name,
     'given': given.describe(task, session.dataset.features),
-    'inputs': {'tokens': 'tokens'} if served.writes else {name: path for path, name in served.argument.items()},
+    'inputs': {'tokens': 'tokens'} if served.of_ids else {name: path for path, name in served.argument.items()},
     'tokens': tokens,
     'outputs': outputs,
   }
@@ -187,7 +190,7 @@ def _safetensors(folder: str, model: keras.Model) -> str:
 
 def _tflite(folder: str, served: Served) -> str:
   """The signature for one example, made of TensorFlow Lite's own operations."""
-  if served.writes or any(spec.dtype == tf.string for spec in served.specs.values()):
+  if served.of_ids or any(spec.dtype == tf.string for spec in served.specs.values()):
     return 'TensorFlow Lite has no operations of its own for texts'
   try:
     # Of what is read back: of the function itself the converter forgets the weights.

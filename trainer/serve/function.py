@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.serve import given
+from trainer.tasks.packed_tokens import PackedTokens
 
 
 class Served(tf.Module):
@@ -21,7 +22,7 @@ class Served(tf.Module):
   Attributes:
     specs: name -> tf.TensorSpec of one raw example (trainer/serve/given.py).
     argument: the same names -> those of a signature's arguments, where only letters, digits and underscores may be.
-    writes: whether it goes on from the beginning of a text, int32 [B, P] of any P, and not from what is in `specs`.
+    of_ids: whether it is asked with the ids of texts, int32 [B, P], and not with what is in `specs`.
   """
 
   def __init__(self, session: Any):
@@ -30,7 +31,7 @@ class Served(tf.Module):
     """
     super().__init__(name='served')
     self._task, self._features = session.task, session.dataset.features
-    self.writes = hasattr(session.task, 'go_on')
+    self.of_ids = isinstance(session.task, PackedTokens)
     given.describe(self._task, self._features)  # raises where there is nothing
     with session.state.averaged():
       evaluated = [np.asarray(variable.value) for variable in session.state.evaluated]
@@ -42,7 +43,9 @@ class Served(tf.Module):
     self._targets = session.pipeline.batch_spec['targets']
     self._prepared = tf.function(self._prepare, reduce_retracing=True, autograph=False)
     self._predicted = tf.function(self.predicted, reduce_retracing=True, autograph=False)
-    self._written = tf.function(self.written, reduce_retracing=True, autograph=False)
+    self._on_ids = tf.function(
+      lambda ids, numbers: self._task.on_ids(self._call, ids, numbers), reduce_retracing=True, autograph=False
+    )
 
   def prepare(self, value: Any) -> Any:
     """The inputs of one raw example, out of what `reading.examples` gives."""
@@ -54,20 +57,23 @@ class Served(tf.Module):
     batch = tf.nest.map_structure(lambda *parts: tf.stack(parts), *inputs)
     return _rows(self._predicted(batch), len(inputs))
 
-  def go_on(self, prompts: Sequence[np.ndarray], numbers: Sequence[int]) -> list[Any]:
-    """What is written behind the beginnings of texts of one length, int32 [P] each; see `predict`."""
-    ids = tf.constant(np.stack(prompts), tf.int32)
-    return _rows(self._written(ids, tf.constant(numbers, tf.int64)), len(prompts))
+  def predict_ids(self, ids: Sequence[np.ndarray], numbers: Sequence[int]) -> list[Any]:
+    """Predictions of texts of one length, int32 [P] each (`task.ids_of`); see `predict`."""
+    return _rows(self._on_ids(tf.constant(np.stack(ids), tf.int32), tf.constant(numbers, tf.int64)), len(ids))
 
   def signature(self) -> Any:
     """The concrete function of raw examples, named by `argument`, to those outputs that the model itself makes.
 
-    Where it `writes` the arguments are 'tokens' int32 [B, P] and 'numbers' int64 [B], of the texts.
+    If it is `of_ids` the arguments are 'tokens' int32 [B, P] and 'numbers' int64 [B], which draws depend on.
     """
-    if self.writes:
-      wanted = [tf.TensorSpec([None, None], tf.int32, 'tokens'), tf.TensorSpec([None], tf.int64, 'numbers')]
-      return tf.function(lambda tokens, numbers: {'written': self.written(tokens, numbers)['written']}, wanted,
-                         autograph=False).get_concrete_function()  # fmt: skip
+    if self.of_ids:
+      arguments = [tf.TensorSpec([None, None], tf.int32, 'tokens'), tf.TensorSpec([None], tf.int64, 'numbers')]
+
+      def run_ids(tokens: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = self._task.on_ids(self._call, tokens, numbers)
+        return {name: found[name] for name in self._task.own_outputs}
+
+      return tf.function(run_ids, arguments, autograph=False).get_concrete_function()
     wanted = [tf.TensorSpec([None, *s.shape], s.dtype, self.argument[path]) for path, s in self.specs.items()]
     prepared = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), self._task.input_spec)
     told = self._own_outputs()
@@ -96,10 +102,6 @@ class Served(tf.Module):
     batch = {'inputs': inputs, 'targets': targets, 'index': tf.range(count, dtype=tf.int64)}
     found = self._task.predictions(self._call, self._call(inputs), batch)
     return found if isinstance(found, dict) else {'predictions': found}
-
-  def written(self, prompt_BP: tf.Tensor, numbers_B: tf.Tensor) -> Any:
-    """Beginnings of texts -> {'prompt', 'written'}; draws depend on the numbers of the texts."""
-    return self._task.go_on(self._call, prompt_BP, numbers_B)
 
   def _prepare(self, values: Mapping[str, tf.Tensor]) -> Any:
     return self._task.example(given.example(self._task, self._features, values))['inputs']

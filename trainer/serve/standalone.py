@@ -45,9 +45,12 @@ def main(sources: list[str]) -> int:
 def _tensors(value: Any, told: dict[str, Any]) -> dict[str, Any]:
   """A raw feature by the names of the signature."""
   if told['tokens'] is not None:
-    if not told['tokens']:
+    if not told['tokens']['ids']:
       raise SystemExit('error: the texts of this model are cut by byte-pair encoding: call the signature with tokens')
-    return {'tokens': np.frombuffer(value, np.uint8).astype(np.int32) + 1, 'numbers': np.int64(0)}
+    ids = np.array(told['tokens']['ids'], np.int32)[np.frombuffer(value, np.uint8).astype(np.int32) + 1]
+    if (length := told['tokens']['length']) is not None:
+      ids = np.pad(ids[:length], (0, max(0, length - len(ids))))
+    return {'tokens': ids, 'numbers': np.int64(0)}
   names = told['inputs']  # name in the signature -> path of the raw feature
   whole = value if isinstance(value, dict) else {told['given']['name']: value}
   return {key: whole[path] for key, path in names.items()}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from trainer.errors import ConfigError
@@ -44,6 +45,8 @@ FIELDS: dict[str, Field] = {
 class LanguageModeling(PackedTokens):
   """Language modeling on one packed set."""
 
+  own_outputs = ('written',)
+
   def __init__(
     self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
   ):
@@ -72,13 +75,19 @@ class LanguageModeling(PackedTokens):
 
   def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> Any:
     """The beginning of each example, and how the model goes on: int32 [B, P], [B, new_tokens]."""
-    return self.go_on(call, self.prompt(batch['inputs']), batch['index'])
+    return self.on_ids(call, self._prompt(batch['inputs']), batch['index'])
 
-  def prompt(self, ids: Any) -> Any:
-    """What is gone on from, of ids [..., T]: [..., P]."""
+  def ids_of(self, tokens: np.ndarray) -> np.ndarray:
+    """All of it, to be gone on from."""
+    return tokens
+
+  def asked(self, features: Mapping[str, Any]) -> Any:
+    return self._prompt(features['tokens'][:-1])
+
+  def _prompt(self, ids: Any) -> Any:
     return ids[..., : self._fields.prompt_tokens or (self.length + 1) // 2]
 
-  def go_on(self, call: Call, prompt_BP: tf.Tensor, numbers_B: tf.Tensor) -> dict[str, tf.Tensor]:
+  def on_ids(self, call: Call, prompt_BP: tf.Tensor, numbers_B: tf.Tensor) -> dict[str, tf.Tensor]:
     """'prompt' int32 [B, P], and how the model goes on, 'written' int32 [B, new_tokens]; see sampling.py."""
     fields = self._fields
     written = sampling.go_on(

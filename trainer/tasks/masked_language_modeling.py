@@ -37,7 +37,7 @@ FIELDS: dict[str, Field] = {'masked_share': Field(0.15, 'share of the places tha
 class MaskedLanguageModeling(PackedTokens):
   """Masked language modeling on one packed set."""
 
-  given = ''
+  own_outputs = ('said',)
 
   def __init__(
     self, config: ml_collections.ConfigDict, features: Mapping[str, Any], examples: Examples, saved: Mapping | None
@@ -76,10 +76,29 @@ class MaskedLanguageModeling(PackedTokens):
     return tf.where(self._chosen(batch['targets']), ids, -1)
 
   def predictions(self, call: Call, outputs: tf.Tensor, batch: Mapping[str, Any]) -> Any:
-    """What each example shows, and what is read there: ids, int32 [B, T]."""
+    """Ids, int32 [B, T]: what each example has been 'shown' with, what is 'said' at each place, and what is 'read':
+    that at the chosen places, and what is there at the others."""
     said = tf.argmax(outputs, axis=-1, output_type=tf.int32)
     read = tf.where(self._chosen(batch['targets']), said, batch['targets']['ids'])
-    return {'shown': batch['inputs'], 'read': read}
+    return {'shown': batch['inputs'], 'said': said, 'read': read}
+
+  def ids_of(self, tokens: np.ndarray) -> np.ndarray:
+    """The first T, an underscore hidden, and padding behind them."""
+    gap = self.vocabulary.pieces.index(_GAP)
+    ids = np.where(tokens == gap, self.mask, tokens + 1)[: self.length]
+    return np.pad(ids, (0, self.length - len(ids))).astype(np.int32)
+
+  def asked(self, features: Mapping[str, Any]) -> Any:
+    return self.example(features)['inputs']
+
+  def on_ids(self, call: Call, ids_BT: tf.Tensor, numbers_B: tf.Tensor) -> dict[str, tf.Tensor]:
+    """As `predictions`, with what is hidden alone chosen."""
+    said = tf.argmax(call(ids_BT), axis=-1, output_type=tf.int32)
+    return {'shown': ids_BT, 'said': said, 'read': tf.where(ids_BT == self.mask, said, ids_BT)}
+
+  def wording(self) -> dict[str, dict[str, Any]]:
+    latin = ['', *(piece.decode('latin-1') for piece in self.vocabulary.pieces), _GAP.decode()]
+    return {'said': {'pieces': latin, 'encoding': 'latin-1', 'joint': '', 'ends': []}}
 
   def readable(self, prediction: Any) -> dict[str, Any]:
     """Both as texts, what is hidden as an underscore."""

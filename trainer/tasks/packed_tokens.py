@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainer.errors import ConfigError
 from trainer.report.gallery import Part
 from trainer.tasks import token_loss
-from trainer.tasks.base import Task
+from trainer.tasks.base import Call, Task
 from trainer.tasks.metrics import MetricSet
 from trainer.tokens import BYTES, Vocabulary
 
@@ -86,10 +86,12 @@ class PackedTokens(Task):
 
   Attributes:
     vocabulary: of the tokens.
+    own_outputs: what of `on_ids` the model itself says.
   """
 
   vocabulary: Vocabulary
   given = 'tokens'
+  own_outputs: tuple[str, ...]
 
   def __init__(
     self,
@@ -131,6 +133,18 @@ class PackedTokens(Task):
     """(tokens int32 [T + 1], how many of them stand behind another one, int32 []: from 1 to T) of a raw example."""
     tokens, count = (tf.cast(features[name], tf.int32) for name in ('tokens', 'count'))
     return tokens, tf.clip_by_value(count, 1, self.length)
+
+  @abc.abstractmethod
+  def ids_of(self, tokens: np.ndarray) -> np.ndarray:
+    """The tokens of a text, int32 [n], as a model is asked of it: int32 [P]."""
+
+  @abc.abstractmethod
+  def asked(self, features: Mapping[str, Any]) -> Any:
+    """What of a raw example `predictions` asks the model, int32 [P]."""
+
+  @abc.abstractmethod
+  def on_ids(self, call: Call, ids_BP: tf.Tensor, numbers_B: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Predictions, as `readable` takes them, of texts that are given as ids alone; draws depend on their numbers."""
 
   @abc.abstractmethod
   def wanted(self, batch: Mapping[str, Any]) -> tf.Tensor:
