@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from trainer.report.gallery import Gallery, Part
 from trainer.storage.bucket import Bucket
 from trainer.storage.mirror import Mirror, readable
 from trainer.storage.place import local_copy
 from trainer.storage.steps import Steps
+from trainer.train.workdir import Workdir
 
 
 @pytest.fixture
@@ -55,6 +59,23 @@ def test_what_is_taken_away_goes_there_too(mirror, folder, bucket):
   (folder / 'ledger.heartbeat').unlink()
   mirror.push()
   assert list(bucket.sizes()) == ['left by another']
+
+
+def test_what_was_made_of_a_run_lies_beside_it(mirror, folder, bucket):
+  directory = Workdir(bucket.url, SimpleNamespace(retry_seconds=1.0, sync_seconds=30.0))
+  directory.scratch()
+  for name in ('samples/5', 'export/5'):
+    gallery = Gallery(directory.file(name), 'samples', 'some', step=5)
+    gallery.add('one', [Part('image', 'image', np.zeros([2, 2], np.uint8))])
+    gallery.close()
+    assert directory.publish(name) == f'{bucket.url}/{name}'
+  directory.close()
+  made = [f'{name}/{file}' for name in ('export/5', 'samples/5') for file in ('0000-0.png', 'gallery.json')]
+  assert sorted(bucket.sizes()) == made
+  mirror.fetch()
+  assert (folder / 'samples/5/gallery.json').exists() and not (folder / 'export').exists()
+  mirror.push()
+  assert sorted(bucket.sizes()) == made
 
 
 def test_the_copy_becomes_what_the_bucket_has(mirror, folder, bucket):

@@ -18,9 +18,9 @@ from trainer.errors import ConfigError
 from trainer.modes.eval import restored
 from trainer.serve import card, export
 from trainer.serve.function import Served
+from trainer.storage.mirror import EXPORT
 from trainer.train.session import Session
 
-EXPORT = 'export'
 # Examples that the TensorFlow Lite file is tried on, one by one.
 _LITE_EXAMPLES = 100
 

@@ -29,6 +29,11 @@ _REST = 20  # times as long as a copy took, the thread leaves that file alone
 _TEMPORARY = re.compile(r'.*\.(tmp|new|part)')
 
 
+# What a process of its own puts into the bucket, and training has no use for: fetched by none, and left alone.
+EXPORT = 'export'
+_APART = (CHECKPOINTS, EXPORT)
+
+
 class Mirror:
   """A folder here and the bucket that it stands for.
 
@@ -71,7 +76,7 @@ class Mirror:
     names = {
       name: size
       for name, size in self._bucket.sizes().items()
-      if (name in only if only else not name.startswith(f'{CHECKPOINTS}/') and name not in (LOCK, *self._asks))
+      if (name in only if only else name.partition('/')[0] not in _APART and name not in (LOCK, *self._asks))
     }
     for name in self._files():
       if name not in names:
@@ -193,7 +198,7 @@ class Mirror:
     found = []
     for at, folders, names in os.walk(self._folder):
       if at == self._folder:
-        folders[:] = [name for name in folders if name not in (CHECKPOINTS, '.fetched')]
+        folders[:] = [name for name in folders if name not in (*_APART, '.fetched')]
         names = [name for name in names if name not in (LOCK, *self._asks)]
       found += [os.path.relpath(os.path.join(at, name), self._folder) for name in names]
     return [name for name in found if not _TEMPORARY.fullmatch(name)]
