@@ -132,15 +132,19 @@ def outputs_elsewhere(
 
 
 def largest_difference(found: np.ndarray, wanted: np.ndarray) -> float:
-  """Of floats the largest difference, against the larger of 1 and the value; of others the share that is not equal."""
+  """Of floats the largest difference, as a share of the largest value or of 1; of others the share that is not equal.
+
+  Not as a share of each value: the side of a box is a difference of numbers as large as the picture.
+  """
   if found.shape != wanted.shape or found.dtype != wanted.dtype:
     return float('inf')
   if not np.issubdtype(wanted.dtype, np.floating):
     return float(np.mean(found != wanted)) if wanted.size else 0.0
   same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
   with np.errstate(invalid='ignore'):
-    apart = np.abs(found.astype(np.float64) - wanted) / np.maximum(np.abs(wanted), 1.0)
-  return float(np.max(np.where(same, 0.0, np.nan_to_num(apart, nan=np.inf)), initial=0.0))
+    largest = np.max(np.abs(wanted), initial=1.0, where=np.isfinite(wanted))
+    apart = np.abs(found.astype(np.float64) - wanted) / largest
+  return float(np.max(np.where(same, 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf)), initial=0.0))
 
 
 def _signature(served: Served, session: Any, function: Any) -> dict[str, Any]:
