@@ -143,5 +143,8 @@ def test_names_patterns_and_folders(tmp_path):
   assert len(reading.expand([str(tmp_path)])) == 3
   with pytest.raises(reading.BadInput, match='no such file'):
     reading.expand([str(tmp_path / 'nothing')])
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(reading.BadInput, match='there are no files in it'):
+    reading.expand([str(tmp_path / 'empty')])
   ((name, wrong),) = reading.examples(str(tmp_path / 'gone'), TEXT)
   assert str(wrong) == f'{name}: No such file or directory'

@@ -48,7 +48,7 @@ def expand(sources: list[str]) -> list[str]:
       [source] if source == STDIN or os.path.isfile(source) else sorted(filter(os.path.isfile, glob.glob(pattern)))
     )
     if not names:
-      raise BadInput(f'{source}: no such file')
+      raise BadInput(f'{source}: {"there are no files in it" if os.path.isdir(source) else "no such file"}')
     found += names
   return found
 
