@@ -317,6 +317,21 @@ def lanes(config: ml_collections.ConfigDict, batch: int) -> int:
   return config.data.lanes or max(count for count in range(1, min(64, batch) + 1) if batch % count == 0)
 
 
+def alone(config: ml_collections.ConfigDict, *, made_up: bool) -> ml_collections.ConfigDict:
+  """A copy for one device of this process, whatever the config says; locked.
+
+  Args:
+    config: checked.
+    made_up: whether examples are made up, so that the data need not be there.
+  """
+  copy = config.copy_and_resolve_references()
+  with copy.unlocked():
+    copy.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
+    if made_up:
+      copy.data.source = 'synthetic'
+  return copy.lock()
+
+
 def eval_batch_size(config: ml_collections.ConfigDict) -> int:
   """Examples per evaluation step over all replicas."""
   return config.eval.global_batch_size or config.train.global_batch_size

@@ -26,9 +26,9 @@ from trainer import durable
 from trainer.checkpoint import disk, manifest, orbax_io
 from trainer.checkpoint.errors import CheckpointError, DamagedCheckpoint, NoSuchCheckpoint, reason
 from trainer.errors import ConfigError
-from trainer.storage.steps import Steps
+from trainer.storage.steps import MARKER, Steps
 
-_COMPLETE, _INCOMPLETE = 'complete.json', 'saving.json'
+_INCOMPLETE = 'saving.json'
 _STEP = re.compile(r'0|[1-9]\d*')
 _OURS = re.compile(r'(0|[1-9]\d*)(|\.saving.*|\.replaced|\.deleting)')
 
@@ -70,7 +70,7 @@ class Layout:
     return sorted({int(match[1]) for match in map(_OURS.fullmatch, self._names()) if match})
 
   def is_complete(self, step: int) -> bool:
-    return os.path.lexists(os.path.join(self._path(step), _COMPLETE))
+    return os.path.lexists(os.path.join(self._path(step), MARKER))
 
   def saving(self, step: int, token: int) -> str:
     """Where the files of a step are written before it counts."""
@@ -86,7 +86,7 @@ class Layout:
       self._on_stage('replacing')
     disk.rename(saving, folder)
     self._on_stage('before_marker')
-    marker, unmarked = os.path.join(folder, _COMPLETE), os.path.join(folder, _INCOMPLETE)
+    marker, unmarked = os.path.join(folder, MARKER), os.path.join(folder, _INCOMPLETE)
     try:
       disk.rename(unmarked, marker)
     except OSError:
@@ -120,7 +120,7 @@ class Layout:
       if os.path.exists(os.path.join(folder, _INCOMPLETE)):
         disk.remove(folder)
       else:
-        logging.warning('checkpoint of step %d has no %s; moved to %s', step, _COMPLETE, self.set_aside(step))
+        logging.warning('checkpoint of step %d has no %s; moved to %s', step, MARKER, self.set_aside(step))
     if os.path.isdir(replaced):
       if self.is_complete(step):
         disk.remove(replaced)
@@ -143,20 +143,20 @@ class Layout:
       ConfigError: it is in a format of another version of this program.
     """
     try:
-      with open(os.path.join(self._path(step), _COMPLETE), 'rb') as file:
+      with open(os.path.join(self._path(step), MARKER), 'rb') as file:
         found = manifest.decode(file.read())
     except FileNotFoundError:
       raise self.missing(step) from None
     except OSError as error:
       if disk.is_loss(error):
-        raise DamagedCheckpoint(step, f'{_COMPLETE} cannot be read: {error.strerror}') from error
+        raise DamagedCheckpoint(step, f'{MARKER} cannot be read: {error.strerror}') from error
       raise
     except ConfigError:
       raise
     except ValueError as error:
-      raise DamagedCheckpoint(step, f'{_COMPLETE}: {error}') from error
+      raise DamagedCheckpoint(step, f'{MARKER}: {error}') from error
     if found.step != step:
-      raise DamagedCheckpoint(step, f'{_COMPLETE} is that of step {found.step}')
+      raise DamagedCheckpoint(step, f'{MARKER} is that of step {found.step}')
     return found
 
   def read(self, step: int) -> Restored:

@@ -29,6 +29,7 @@ from trainer.data import pieces, records
 from trainer.data.tokenizers import Tokenizer
 from trainer.errors import ConfigError
 from trainer.fields import nearest
+from trainer.runtime.devices import usable_cores
 from trainer.tokens import Vocabulary
 
 # Begins the name of the folders with tokens, beside the set while it is made.
@@ -93,7 +94,7 @@ class Packed(tfds.core.GeneratorBasedBuilder):
       processes: that cut texts at the same time; 0: as many as there are cores for this one. The records are the same.
       say: takes lines of progress.
     """
-    self._processes, self._say = processes or _cores(), say
+    self._processes, self._say = processes or usable_cores(), say
     self._source, self._feature, self._tokenizer = source, feature, tokenizer
     self._length, self._stride = length, stride or length
     kind = f'{source.builder_config.name}-' if source.builder_config else ''
@@ -161,10 +162,6 @@ class Packed(tfds.core.GeneratorBasedBuilder):
   def _remove(self, pattern: str) -> None:
     for folder in pathlib.Path(self._beside).glob(pattern):
       shutil.rmtree(folder)
-
-
-def _cores() -> int:
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def cut(pieces: Iterator[np.ndarray], length: int, stride: int, end: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from trainer import config as config_lib
 from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.checkpoint.choice import choose
 from trainer.data.pipeline import DATA_ERRORS
@@ -36,13 +37,10 @@ def run(command: Any) -> None:
 
 def _alone(config: Any, reads_data: bool) -> Any:
   """The config for one device. Packed texts are opened in any case, for their vocabulary."""
-  copy = config.copy_and_resolve_references()
+  copy = config_lib.alone(config, made_up=not (reads_data or config.data.pack_tokens))
   with copy.unlocked():
-    copy.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
     copy.optimizer.shard_state = False
-    if not (reads_data or config.data.pack_tokens):
-      copy.data.source = 'synthetic'
-  return copy.lock()
+  return copy
 
 
 def restored(command: Any, *, alone: bool = False, reads_data: bool = True) -> tuple[session_lib.Session, int, Workdir]:

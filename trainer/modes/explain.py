@@ -21,12 +21,11 @@ from trainer.explain.network import Network
 from trainer.explain.permutation_importance import permutation_importance
 from trainer.models import parts
 from trainer.modes.eval import restored
-from trainer.report.gallery import Gallery, Part
+from trainer.report.gallery import EXPLANATIONS, Gallery, Part
 from trainer.runtime import cluster
 from trainer.tasks import inputs as inputs_lib
 from trainer.train.session import Session
 from trainer.train.state import as_computed
-from trainer.train.workdir import EXPLANATIONS
 
 _TOGETHER = 4096  # rows of a table that are computed together
 
@@ -82,7 +81,7 @@ def _explain(session: Session, step: int, folder: str) -> None:
     )
   if config.data.source == 'synthetic':
     logging.warning("data.source='synthetic': the examples are made up, and what is said of them means nothing")
-  gallery = Gallery(folder, 'explanations', f'Why: {config.task.name}, {config.model.name}', step=step)
+  gallery = Gallery(folder, EXPLANATIONS, f'Why: {config.task.name}, {config.model.name}', step=step)
   others = _drawn_anew(session, network, cases[0]) if fields.check and names else None
   found, incomplete = explaining.Sanity(), 0
   gallery.facts |= {'precision': session.precision.policy, 'methods': ', '.join(names)}

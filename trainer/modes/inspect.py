@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import ConfigError
-from trainer.report.gallery import Gallery
+from trainer.report.gallery import INPUTS, Gallery
 from trainer.runtime import cluster
 from trainer.train import session as session_lib
-from trainer.train.workdir import INPUTS, Workdir
+from trainer.train.workdir import Workdir
 
 
 def run(command: Any) -> None:

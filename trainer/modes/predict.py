@@ -18,12 +18,10 @@ from trainer.data import tokenizers
 from trainer.data.pipeline import DATA_ERRORS
 from trainer.errors import ConfigError
 from trainer.modes.eval import restored
-from trainer.report.gallery import Gallery
+from trainer.report.gallery import PREDICTIONS, Gallery
 from trainer.serve import given, reading
 from trainer.serve.function import Served
 from trainer.train.workdir import Workdir
-
-PREDICTIONS = 'predictions'
 
 
 def run(command: Any) -> None:

@@ -13,10 +13,8 @@ from typing import Any
 
 from trainer.data.pipeline import DATA_ERRORS
 from trainer.modes.eval import restored
-from trainer.report.gallery import Gallery
+from trainer.report.gallery import SAMPLES, Gallery
 from trainer.train.evaluate import Predicted
-
-SAMPLES = 'samples'
 
 
 def run(command: Any) -> None:

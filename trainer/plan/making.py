@@ -131,10 +131,8 @@ def _lowered(step: TrainStep, batch_spec: Any) -> Lowered:
 
 def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> tuple[session_lib.Session, Any]:
   """The run on one CPU device and made-up examples, with its own precision, and the spec of a replica's batch."""
-  planned = config.copy_and_resolve_references()
+  planned = config_lib.alone(config, made_up=True)
   with planned.unlocked():
-    planned.data.source = 'synthetic'
-    planned.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
     if kind == 'tpu':
       precision.choose(config, cluster.Cluster('tpu', 'a plan', 'tpu', 1))  # refuses what a TPU cannot do
     if kind != 'cpu' and config.precision.policy == 'auto':

@@ -33,6 +33,8 @@ from trainer import durable
 from trainer.errors import ConfigError
 
 INDEX = 'gallery.json'
+# The kinds, and the folders of a work directory in which they are.
+SAMPLES, INPUTS, PREDICTIONS, EXPLANATIONS = KINDS = ('samples', 'inputs', 'predictions', 'explanations')
 VERSION = 1
 
 
@@ -59,7 +61,7 @@ class Gallery:
 
     Args:
       folder: where; what a gallery of that name held is deleted.
-      kind: 'samples', 'inputs', 'predictions' or 'explanations'.
+      kind: one of KINDS.
       title: for people.
       step: of the checkpoint.
 

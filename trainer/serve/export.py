@@ -5,6 +5,7 @@ model.tflite       the same for one example, where TensorFlow Lite's own operati
 model.keras        the network alone, from prepared inputs to raw outputs; a family of ours needs this package to load
 model.safetensors  its weights by path
 signature.json     what goes in and what comes out, for predict.py and reading.py beside it
+examples/          some inputs as files, to try it on
 README.md          the model card
 """
 

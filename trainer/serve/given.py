@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from trainer.errors import ConfigError
+from trainer.tasks.inputs import row_parts
 
 
 def describe(task: Any, features: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def describe(task: Any, features: Mapping[str, Any]) -> dict[str, Any]:
   if name == 'tokens' or isinstance(feature, tfds.features.Text):
     return {**told, 'kind': 'text'}
   if isinstance(feature, tfds.features.FeaturesDict):
-    return {**told, 'kind': 'table', 'columns': _columns('', feature)}
+    return {**told, 'kind': 'table', 'columns': _columns(name, feature)}
   told |= {'dtype': np.dtype(feature.np_dtype).name, 'shape': list(feature.shape)}
   if isinstance(feature, tfds.features.Image):
     if told['dtype'] != 'uint8':
@@ -79,13 +80,10 @@ def example(task: Any, features: Mapping[str, Any], values: Mapping[str, tf.Tens
   return {**_blank(features), name: whole}
 
 
-def _columns(prefix: str, feature: Any) -> list[dict[str, Any]]:
+def _columns(table: str, feature: Any) -> list[dict[str, Any]]:
   found: list[dict[str, Any]] = []
-  for key, part in sorted(feature.items()):
-    name = f'{prefix}/{key}' if prefix else key
-    if isinstance(part, tfds.features.FeaturesDict):
-      found += _columns(name, part)
-      continue
+  for path, (part, _) in row_parts(table, feature).items():
+    name = '/'.join(path)
     if tuple(part.shape):
       raise ConfigError(f'column {name!r} holds {part.shape} values, and a cell of a CSV file one: leave out --input')
     classes = None

@@ -21,7 +21,7 @@ from absl import logging
 from trainer.storage.bucket import Bucket
 
 CHECKPOINTS = 'checkpoints'
-_MARKER = 'complete.json'
+MARKER = 'complete.json'
 _NAME = re.compile(r'(0|[1-9]\d*)/(.+)')
 
 
@@ -39,14 +39,14 @@ class Steps:
   def sync(self) -> None:
     """Makes the folder here say which steps count in the bucket; what a killed process left there is deleted."""
     there = self._there()
-    complete = {step: names for step, names in there.items() if _MARKER in names}
+    complete = {step: names for step, names in there.items() if MARKER in names}
     if self._writer:
       for step in there.keys() - complete.keys():
         self._bucket.delete(self._objects(step, there[step]))
     for name in os.listdir(self._folder) if os.path.isdir(self._folder) else ():
       if name == 'damaged' or (name.isdigit() and int(name) in complete):
         continue
-      if name.isdigit() and os.path.exists(os.path.join(self._folder, name, _MARKER)):
+      if name.isdigit() and os.path.exists(os.path.join(self._folder, name, MARKER)):
         logging.warning('checkpoint %s did not get into %s before the end: it does not count', name, self._bucket.url)
       shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
     for step in complete:
@@ -78,9 +78,9 @@ class Steps:
     files = [os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names]
     if earlier := self._there(step).get(step):
       self._delete(step, earlier)
-    self._bucket.upload(folder, sorted(set(files) - {_MARKER}), f'{CHECKPOINTS}/{step}/')
+    self._bucket.upload(folder, sorted(set(files) - {MARKER}), f'{CHECKPOINTS}/{step}/')
     self._before_marker()
-    self._bucket.upload(folder, [_MARKER], f'{CHECKPOINTS}/{step}/')
+    self._bucket.upload(folder, [MARKER], f'{CHECKPOINTS}/{step}/')
 
   def keep_only(self, steps: set[int]) -> None:
     """Deletes the other steps; they do not count from the first moment on."""
@@ -106,8 +106,8 @@ class Steps:
 
   def _marker(self, step: int) -> bool:
     """Makes the marker here that of the bucket, the files of another go; whether the step counts there."""
-    path = os.path.join(self._path(step), _MARKER)
-    contents = self._bucket.read(f'{CHECKPOINTS}/{step}/{_MARKER}')
+    path = os.path.join(self._path(step), MARKER)
+    contents = self._bucket.read(f'{CHECKPOINTS}/{step}/{MARKER}')
     if contents is None:
       shutil.rmtree(self._path(step), ignore_errors=True)
       return False
@@ -124,11 +124,11 @@ class Steps:
     return True
 
   def _delete(self, step: int, names: dict[str, int]) -> None:
-    self._bucket.delete([f'{CHECKPOINTS}/{step}/{_MARKER}'])
+    self._bucket.delete([f'{CHECKPOINTS}/{step}/{MARKER}'])
     self._bucket.delete(self._objects(step, names))
 
   def _objects(self, step: int, names: dict[str, int]) -> list[str]:
-    return [f'{CHECKPOINTS}/{step}/{name}' for name in names if name != _MARKER]
+    return [f'{CHECKPOINTS}/{step}/{name}' for name in names if name != MARKER]
 
   def _path(self, step: int) -> str:
     return os.path.join(self._folder, str(step))

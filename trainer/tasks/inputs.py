@@ -86,7 +86,7 @@ class Inputs:
     feature = features[self.name]
     self.is_image = isinstance(feature, tfds.features.Image)
     self._size, self._keep_aspect = tuple(fields.image_size), fields.keep_aspect
-    self._parts = _flat(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
+    self._parts = row_parts(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
     self.spec = tf.TensorSpec(shape, tf.float32)
     self._how = fields.normalize
@@ -285,12 +285,12 @@ def _all_numeric(feature: Any) -> bool:
   )
 
 
-def _flat(name: str, feature: tfds.features.FeaturesDict) -> dict[tuple[str, ...], tuple[Any, int]]:
+def row_parts(name: str, feature: tfds.features.FeaturesDict) -> dict[tuple[str, ...], tuple[Any, int]]:
   """The parts of a table's row in the order of their names: path -> (feature, how many numbers it becomes)."""
   parts: dict[tuple[str, ...], tuple[Any, int]] = {}
   for key, part in sorted(feature.items()):
     if isinstance(part, tfds.features.FeaturesDict):
-      parts.update({(key, *path): value for path, value in _flat(f'{name}/{key}', part).items()})
+      parts.update({(key, *path): value for path, value in row_parts(f'{name}/{key}', part).items()})
     elif isinstance(part, tfds.features.ClassLabel):
       parts[key,] = part, part.num_classes
     elif None in part.shape:
@@ -304,7 +304,7 @@ def columns(name: str, feature: Any) -> dict[str, list[int]]:
   """Of a table's row: the name of each feature -> its numbers in the vector, several of a category; else {}."""
   found: dict[str, list[int]] = {}
   begin = 0
-  for path, (_, width) in (_flat(name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}).items():
+  for path, (_, width) in (row_parts(name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}).items():
     found['/'.join(path)] = list(range(begin, begin + width))
     begin += width
   return found

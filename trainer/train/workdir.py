@@ -20,6 +20,7 @@ from trainer import config as config_lib
 from trainer import durable
 from trainer.errors import ConfigError
 from trainer.report import ledger
+from trainer.report.gallery import INPUTS
 from trainer.report.profiles import PROFILE_FILE
 from trainer.runtime.notices import STOP_FILE
 from trainer.storage import place
@@ -34,9 +35,7 @@ BENCHMARK = 'benchmark.json'
 PRECISION = 'precision.json'
 LR_TEST = 'lr_test.json'
 OVERFIT = 'overfit.json'
-INPUTS = 'inputs'
 REPORT = 'report.html'
-EXPLANATIONS = 'explanations'
 
 
 class Workdir:

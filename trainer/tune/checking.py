@@ -163,10 +163,7 @@ class Checker:
     return self._built[kind]
 
   def _build(self, config: ml_collections.ConfigDict) -> tuple[str, str]:
-    planned = config.copy_and_resolve_references()
-    with planned.unlocked():
-      planned.data.source = 'synthetic'
-      planned.cluster.update({'strategy': 'one', 'cpu_devices': 1, 'tpu': ''})
+    planned = config_lib.alone(config, made_up=True)
     # The runs have the accelerators to themselves.
     tf.config.set_visible_devices([], 'GPU')
     try:

@@ -9,10 +9,9 @@ import re
 from trainer.errors import ConfigError
 from trainer.report import goodput, metrics
 from trainer.report.reporter import METRICS
-from trainer.storage.steps import CHECKPOINTS
+from trainer.storage.steps import CHECKPOINTS, MARKER
 from trainer.tune.halving import counts
 
-_COMPLETE = 'complete.json'  # makes a step count (trainer/checkpoint/layout.py)
 _STEP = re.compile(r'0|[1-9]\d*')
 
 
@@ -74,7 +73,7 @@ def newest_step(workdir: str) -> int:
   except FileNotFoundError:
     return 0
   steps = (int(name) for name in names if _STEP.fullmatch(name))
-  return max((step for step in steps if os.path.lexists(os.path.join(folder, str(step), _COMPLETE))), default=0)
+  return max((step for step in steps if os.path.lexists(os.path.join(folder, str(step), MARKER))), default=0)
 
 
 def _attempts(workdir: str) -> tuple[int, float | None]:

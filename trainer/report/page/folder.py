@@ -11,20 +11,18 @@ from typing import Any
 
 from trainer.errors import ConfigError
 from trainer.report import goodput, ledger
-from trainer.report.gallery import INDEX
+from trainer.report.gallery import INDEX, KINDS
 from trainer.storage import place
 from trainer.storage.bucket import Bucket
-from trainer.storage.steps import CHECKPOINTS, Steps
+from trainer.storage.steps import CHECKPOINTS, MARKER, Steps
 
 CONFIG, RUN, METRICS, CONTINUOUS = 'config.json', 'run.json', 'metrics.jsonl', 'continuous_eval.jsonl'
 BENCHMARK, LR_TEST, OVERFIT, BAD_STEPS = 'benchmark.json', 'lr_test.json', 'overfit.json', 'bad_steps.jsonl'
-GALLERIES = ('samples', 'inputs', 'predictions', 'explanations')
 # Rows of the process that evaluates beside training have the split of the others; here they have a name of their own.
 CONTINUOUS_SPLIT = 'continuous_eval'
 
 _OBJECTS = (CONFIG, RUN, BENCHMARK, LR_TEST, OVERFIT)
 _LINES = (METRICS, CONTINUOUS, BAD_STEPS)
-_MARKER = 'complete.json'
 
 
 @dataclasses.dataclass
@@ -219,7 +217,7 @@ def _checkpoints(run: Run) -> list[Checkpoint]:
     return []
   found = []
   for step in steps:
-    marker = os.path.join(folder, str(step), _MARKER)
+    marker = os.path.join(folder, str(step), MARKER)
     if not os.path.exists(marker):
       continue  # being written, or a kill has cut it
     try:
@@ -238,7 +236,7 @@ def _checkpoints(run: Run) -> list[Checkpoint]:
     except FileNotFoundError:
       continue  # deleted meanwhile
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-      run.notices.append(f'checkpoint {step}: its {_MARKER} cannot be read: {error}')
+      run.notices.append(f'checkpoint {step}: its {MARKER} cannot be read: {error}')
   return found
 
 
@@ -255,7 +253,7 @@ def _values(arrays: Any) -> int | None:
 
 
 def _galleries(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
-  for kind in GALLERIES:
+  for kind in KINDS:
     for at, folders, names in os.walk(os.path.join(run.folder, kind)):
       folders.sort()
       if INDEX in names:

@@ -16,8 +16,9 @@ from markupsafe import Markup
 
 import trainer
 from trainer.report import words
+from trainer.report.gallery import EXPLANATIONS, INPUTS, PREDICTIONS, SAMPLES
 from trainer.report.page import checks, curves, facts, galleries, settings, speed, spent
-from trainer.report.page.folder import CONTINUOUS, CONTINUOUS_SPLIT, GALLERIES, Run
+from trainer.report.page.folder import CONTINUOUS, CONTINUOUS_SPLIT, Run
 
 PICTURE_BYTES = 2_500_000
 _COLOURS = 8  # that page.css has for runs
@@ -26,7 +27,7 @@ _SCRIPTS = ('numbers.js', 'plot.js', 'page.js')  # one after the other, in one s
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 # The mode that makes each kind of gallery.
-MODES = {'samples': 'samples', 'inputs': 'inspect', 'predictions': 'predict --pictures', 'explanations': 'explain'}
+MODES = {SAMPLES: 'samples', INPUTS: 'inspect', PREDICTIONS: 'predict --pictures', EXPLANATIONS: 'explain'}
 
 
 def page(runs: Sequence[Run], page_folder: str, *, picture_bytes: int = PICTURE_BYTES, command: str = '') -> str:
@@ -57,7 +58,7 @@ def page(runs: Sequence[Run], page_folder: str, *, picture_bytes: int = PICTURE_
       plots=plots,
       data={'runs': [view['name'] for view in views], 'plots': [_drawn(plot) for plot in plots]},
       galleries=shown,
-      kinds=[(kind, MODES[kind], [one for one in shown if one['kind'] == kind]) for kind in GALLERIES],
+      kinds=[(kind, MODES[kind], [one for one in shown if one['kind'] == kind]) for kind in MODES],
       differences=settings.differences([run.config for run in runs]) if len(runs) > 1 else [],
       picture_bytes=picture_bytes,
       title=runs[0].name if len(runs) == 1 else f'{len(runs)} runs side by side',
