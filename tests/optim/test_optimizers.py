@@ -43,7 +43,7 @@ def test_takes_the_steps_of_keras_own(name):
   reference.exclude_from_weight_decay(var_list=[theirs.bias])
   reference.build(theirs.trainable_variables)
   for step in range(5):
-    optimizer.apply(gradients(step, ours.trainable_variables))
+    optimizer.apply_at(optimizers.learning_rate(optimizer), gradients(step, ours.trainable_variables))
     reference.apply(gradients(step, theirs.trainable_variables))
   for mine, other in zip(ours.weights, theirs.weights, strict=True):
     np.testing.assert_allclose(mine.numpy(), other.numpy(), rtol=1e-6, atol=1e-7)
@@ -62,6 +62,22 @@ def test_compiles_whole(name, jit_compile):
     one.apply(gradients(step, eager.trainable_variables))
     apply(gradients(step, compiled.trainable_variables))
   np.testing.assert_allclose(eager.kernel.numpy(), compiled.kernel.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_count_of_steps_is_read_once():
+  layer = dense(1)
+  optimizer = optimizers.create(settings(), 10, layer.trainable_variables)
+  count = optimizer.iterations.value
+
+  @tf.function
+  def apply(*found):
+    optimizer.apply_at(tf.constant(0.1), list(found))
+
+  graph = apply.get_concrete_function(*gradients(0, layer.trainable_variables)).graph
+  (captured,) = [inner for outer, inner in graph.captures if outer is count.handle]
+  reads = [op for op in captured.consumers() if op.type == 'ReadVariableOp']
+  assert len(reads) <= 2, 'once for all variables, and once to count up'
+  assert optimizer.iterations.value is count, 'outside of an update it is the variable'
 
 
 def test_weight_decay_spares_biases_unless_told_otherwise():

@@ -44,6 +44,7 @@ class ReplicaLocal(keras.optimizers.Optimizer):
   """Mixed in behind a Keras optimizer: updates the calling replica's variables, and reduces nothing."""
 
   _rate: tf.Tensor | None = None
+  _done: tf.Tensor | None = None
 
   def __init__(self, *args, **kwargs):
     super().__init__(*args, **kwargs)
@@ -56,12 +57,20 @@ class ReplicaLocal(keras.optimizers.Optimizer):
     )
 
   def apply_at(self, rate: tf.Tensor, gradients: list[tf.Tensor]) -> None:
-    """`apply` at a learning rate that is already computed: Keras would evaluate the schedule again at each use."""
-    self._rate = rate
+    """`apply` at a learning rate that is already computed: Keras would evaluate the schedule again at each use.
+
+    The count of steps is read once too: Keras reads it for each variable, and TensorFlow merges neither the reads nor
+    what is computed of them, as Adam's corrections, which were 3 % of a step of .3 ms.
+    """
+    self._rate, self._done = rate, tf.convert_to_tensor(self._iterations.value)
     try:
       self.apply(gradients)
     finally:
-      self._rate = None
+      self._rate = self._done = None
+
+  @property
+  def iterations(self):
+    return super().iterations if self._done is None else self._done
 
   def add_variable_from_reference(self, reference_variable, name=None, initializer='zeros'):
     is_slice = getattr(reference_variable, 'synchronization', '') == 'on_read'

@@ -325,7 +325,7 @@ class TrainStep:
     done = tf.cast(self.state.optimizer.iterations.value, tf.float32)
     share = 1.0 - tf.minimum(self.ema_decay, (1.0 + done) / (10.0 + done))
     for average, variable in zip(self.state.ema, self.state.masters, strict=True):
-      average.assign_add((variable.value - average.value) * share)
+      self.state.optimizer.assign_add(average, (variable.value - average.value) * share)
 
   def _adjust_loss_scale(self, finite: tf.Tensor) -> None:
     scale, good = self.state.loss_scale, self.state.good_steps
