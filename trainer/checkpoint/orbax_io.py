@@ -6,6 +6,7 @@ of a step that is not the newest does nothing, in silence, and its collector can
 
 from __future__ import annotations
 
+import functools
 import logging as python_logging
 import os
 import re
@@ -18,11 +19,6 @@ import numpy as np
 from absl import logging
 
 import trainer  # noqa: F401  (keeps jax, which Orbax imports, off the accelerators)
-
-try:
-  from orbax.checkpoint import v1 as ocp
-except ImportError:
-  from orbax.checkpoint.experimental import v1 as ocp
 
 VERSION = metadata.version('orbax-checkpoint')
 
@@ -44,6 +40,7 @@ def write(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     OSError: the disk is full, or another error of the operating system.
     ValueError: Orbax refuses the arrays.
   """
+  ocp = _orbax()
   context = ocp.Context()
   # Weights barely compress, and compression costs more time than the bytes it saves.
   context.array.saving.use_compression = False
@@ -71,6 +68,7 @@ def read(path: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]
   Raises:
     Exception: whatever Orbax raises on files that it cannot read.
   """
+  ocp = _orbax()
   context = ocp.Context()
   if names is None:
     with context:
@@ -78,6 +76,16 @@ def read(path: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]
   context.pytree.loading.partial_load = True
   with context:
     return ocp.load(path, dict.fromkeys(names, np.ndarray))
+
+
+@functools.cache
+def _orbax() -> Any:
+  """Orbax takes .3 s to import, of the 3 s until a run begins; the first save does so in its own thread instead."""
+  try:
+    from orbax.checkpoint import v1
+  except ImportError:
+    from orbax.checkpoint.experimental import v1
+  return v1
 
 
 class _WithoutChatter(python_logging.Filter):

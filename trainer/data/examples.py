@@ -8,7 +8,9 @@ Legend: g records in a vector, N examples in a split.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import tensorflow as tf
@@ -41,7 +43,7 @@ class Examples:
     traced = tf.function(self._example, autograph=False).get_concrete_function(tf.TensorSpec([], tf.string))
     self.spec = check_spec(dataset.name, traced.structured_outputs)
     self.bytes_each = spec_bytes(self.spec)
-    self._kept: dict[tuple[int, str], Any] = {}
+    self._kept: dict[tuple[int, str], Future[dict[str, Any]]] = {}
 
   def vector(self, batch: int) -> int:
     """Records to prepare together: a divisor of the batch, so that a batch is made of whole vectors."""
@@ -117,8 +119,21 @@ class Examples:
   def kept(self, split: Split, host: int) -> dict[str, Any]:
     """As `load`, for this host; read once, however often a dataset is built on it."""
     if (host, split.name) not in self._kept:
-      self._kept[host, split.name] = self.load(split)
-    return self._kept[host, split.name]
+      self._keep(self._kept.setdefault((host, split.name), Future()), split)
+    return self._kept[host, split.name].result()
+
+  def keep_ahead(self, split: Split, host: int) -> None:
+    """Begins with what `kept` will be asked for, in a thread of its own; it raises what is wrong with the data."""
+    reading = self._kept.setdefault((host, split.name), Future())
+    threading.Thread(target=self._keep, args=(reading, split), name='split', daemon=True).start()
+
+  @tf.autograph.experimental.do_not_convert
+  def _keep(self, reading: Future[dict[str, Any]], split: Split) -> None:
+    try:
+      with tf.device('CPU:0'):
+        reading.set_result(self.load(split))
+    except BaseException as error:  # noqa: BLE001  (raised again where somebody waits)
+      reading.set_exception(error)
 
 
 # What reading a record raises where its file is damaged, or has gone.

@@ -85,6 +85,12 @@ class Pipeline:
 
     return self._distribute(strategy, self._batch, build)
 
+  def read_ahead(self, host: int) -> None:
+    """Begins to read what training keeps in memory, for this host, so that the model can be built meanwhile."""
+    for each in self._streams:
+      if each.source == 'memory':
+        each.examples.keep_ahead(each.dataset.train, host)
+
   def evaluate(self, strategy: tf.distribute.Strategy) -> tuple[Any, int]:
     """The evaluation split once, in row order, the last batch filled up with padding of weight 0 and index -1.
 

@@ -112,6 +112,7 @@ def _train(
     before['task'] if before else None,
     on_strategy=command.stop.reinstall,
     kept=before.get('precision', {}) if before else None,
+    trains=True,
   )
   if not where.is_chief:
     ledger.open(directory.path, where.worker_index)  # the chief has claimed the directory before the workers met

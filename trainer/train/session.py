@@ -179,6 +179,7 @@ def build(
   on_strategy: Callable[[], None] = lambda: None,
   replicas: int | None = None,
   kept: Mapping[str, Any] | None = None,
+  trains: bool = False,
 ) -> Session:
   """Builds everything up to the first weights.
 
@@ -190,6 +191,7 @@ def build(
     replicas: how many share the state, where the run is only planned here; None: those of `where`.
     kept: `kept_precision` of an earlier attempt, out of a checkpoint; {} has `auto` choose without what was measured on
       this machine, as for a plan, or a run that did not keep it; None where the run begins.
+    trains: whether the training split will be read, which is begun with then.
 
   Raises:
     ConfigError: the machine, the data, the task or the model cannot serve the config.
@@ -213,6 +215,8 @@ def build(
   examples = None if dataset.synthetic else lambda: dataset.examples(dataset.train)
   task = tasks.create(config, dataset.features, examples, task_state)
   pipeline = Pipeline(config, dataset, task, replicas=where.replicas, workers=where.num_workers)
+  if trains and where.device_kind != 'tpu':  # whose hosts may be others than this one
+    pipeline.read_ahead(where.worker_index)
   precision.apply(how)
   # The same weights in each process and at each start, whatever was built before.
   keras.utils.set_random_seed(config.seed)
