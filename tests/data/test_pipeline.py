@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data import small
-from trainer.data import order
+from trainer.data import examples, order
 from trainer.errors import ConfigError
 
 SOURCES = ['memory', 'lanes']
@@ -269,6 +269,21 @@ def test_examples_without_a_fixed_shape(sharded_dir):
     small.pipeline(_config(sharded_dir, 'memory'), task=Ragged())
   with pytest.raises(ConfigError, match=r'targets of an example is text'):
     small.pipeline(_config(sharded_dir, 'memory'), task=Text())
+
+
+@pytest.mark.parametrize('batch', [1, 6, 8, 35])
+def test_records_prepared_together_are_what_they_are_alone(sharded_dir, batch):
+  settings = _config(sharded_dir, 'memory')
+  dataset = small.open_dataset(settings)
+  prepared = examples.Examples(dataset, small.ImageTask())
+  rows = prepared.in_order(dataset.train, [(0, 70)])
+  alone = rows.map(lambda index, serialized: (index, small.ImageTask().example(dataset.decode(serialized))))
+  together = prepared.batches(rows, batch).unbatch()
+  count = 0
+  for ours, theirs in zip(together, alone, strict=False):
+    tf.nest.map_structure(np.testing.assert_array_equal, ours, theirs)
+    count += 1
+  assert count == 70 // batch * batch
 
 
 def test_memory_reads_the_files_once(sharded_dir, monkeypatch):

@@ -87,6 +87,33 @@ def test_a_shift_alone_blurs_nothing(x, y):
     assert np.min(np.abs(np.append(photos(1).ravel(), 0.0) - value)) < 1e-4
 
 
+@pytest.mark.parametrize('black', [0.0, 0.25, np.array([0.1, -0.3], np.float32)], ids=['none', 'one', 'channels'])
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'shift_pixels': 3.4},
+    {'shift_pixels': 20.0},
+    {'flip_horizontal': True},
+    {'flip_vertical': True},
+    {'shift_pixels': 2.0, 'flip_horizontal': True, 'flip_vertical': True},
+  ],
+  ids=lambda changes: '-'.join(changes),
+)
+def test_rows_and_columns_are_what_a_resampling_gives_to_the_last_bit(changes, black):
+  images = photos(200)
+  draws = np.random.default_rng(2).random((200, augment.draws(fields(**changes))), np.float32)
+  moves = augment.transforms(fields(**changes), images.shape[1:3], tf.constant(draws))
+  resampled = tf.raw_ops.ImageProjectiveTransformV3(
+    images=images - black,
+    transforms=tf.pad(moves, [[0, 0], [0, 2]]),
+    output_shape=images.shape[1:3],
+    fill_value=0.0,
+    interpolation='BILINEAR',
+    fill_mode='CONSTANT',
+  )
+  np.testing.assert_array_equal(apply(images, draws, black, **changes), resampled + black)
+
+
 def test_a_shift_that_comes_with_a_turn_is_by_parts_of_a_pixel():
   moved = apply(photos(1), [[0.75, 0.5, 0.5]], shift_pixels=1.0, rotate_degrees=1e-4)
   expected = (photos(1)[:, :, 1:] + photos(1)[:, :, :-1]) / 2

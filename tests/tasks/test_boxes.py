@@ -15,9 +15,12 @@ EVERYTHING = {'shift_pixels': 4.0, 'zoom': 0.3, 'flip_horizontal': True, 'flip_v
 SIZE = (40, 56)
 
 
+def fields(**changes):
+  return SimpleNamespace(**{**{name: field.default for name, field in augment.FIELDS.items()}, **changes})
+
+
 def transforms(draws, **changes):
-  fields = SimpleNamespace(**{**{name: field.default for name, field in augment.FIELDS.items()}, **changes})
-  return augment.transforms(fields, SIZE, tf.constant([draws], tf.float32))
+  return augment.transforms(fields(**changes), SIZE, tf.constant([draws], tf.float32))
 
 
 def constant(rows):
@@ -32,7 +35,7 @@ def test_a_box_moves_with_what_it_holds(draws, top, left):
   moves = transforms(draws, **EVERYTHING)
   box = constant([[top, left, top + 14, left + 18]])
   moved, labels = boxes.move(box, tf.constant([[2]]), moves, SIZE, 0.25)
-  rows, columns = np.nonzero(augment.resample(image, moves, 0.0).numpy()[0, ..., 0] > 0.5)
+  rows, columns = np.nonzero(augment.resample(fields(**EVERYTHING), image, moves, 0.0).numpy()[0, ..., 0] > 0.5)
   if labels[0, 0] == 2:
     seen = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
     np.testing.assert_allclose(moved[0, 0], seen, atol=1.01)

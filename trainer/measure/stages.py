@@ -35,15 +35,15 @@ def measure(
   counts: dict[str, int] = {}
   times: dict[str, list[float]] = {name: [] for name in inputs}
   for name, batches in inputs.items():
-    _take(batches, tf.constant(parts)).numpy()  # traces, and fills buffers
+    take(batches, tf.constant(parts)).numpy()  # traces, and fills buffers
     began = time.monotonic()
-    _take(batches, tf.constant(10 * parts)).numpy()
+    take(batches, tf.constant(10 * parts)).numpy()
     counts[name] = max(1, round(10 * seconds / _TURNS / (time.monotonic() - began)))
   for _ in range(_TURNS):
     for name, batches in inputs.items():
       between()
       began = time.monotonic()
-      _take(batches, tf.constant(parts * counts[name])).numpy()
+      take(batches, tf.constant(parts * counts[name])).numpy()
       times[name].append((time.monotonic() - began) / counts[name])
   found: list[dict[str, Any]] = []
   before = 0.0
@@ -60,7 +60,7 @@ def slowest(found: list[dict[str, Any]]) -> str | None:
 
 
 @tf.function(autograph=False, reduce_retracing=True)
-def _take(batches: Any, count: tf.Tensor) -> tf.Tensor:
+def take(batches: Any, count: tf.Tensor) -> tf.Tensor:
   """Takes so many batches, without Python in between."""
 
   def one(done: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,8 @@
 """Random changes to images: one projective resampling per image, a pure function of given uniform numbers.
 
+Where images only move by whole pixels and are mirrored, no value is mixed with another: rows and columns are taken as
+they are, which gives the same bits in a third of the time.
+
 Dimensions: B batch, H height, W width, C channels.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.fields import Field, at_least, fraction
@@ -37,7 +41,7 @@ def draws(fields: Any) -> int:
   return 2 * bool(fields.shift_pixels) + ones + 4 * bool(fields.crop_area)
 
 
-def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tensor | float = 0.0) -> tf.Tensor:
+def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: np.ndarray | float = 0.0) -> tf.Tensor:
   """The images cropped, mirrored, zoomed, turned about the centre and moved, in this order, in one bilinear resampling.
 
   Args:
@@ -49,29 +53,60 @@ def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: tf.Tens
   Returns:
     Images of the same shape and dtype. Image b depends on image b and row b of `draws` alone.
   """
-  return resample(images_BHWC, transforms(fields, images_BHWC.shape[1:3], draws), black)
+  return resample(fields, images_BHWC, transforms(fields, images_BHWC.shape[1:3], draws), black)
 
 
 def resample(
-  images_BHWC: tf.Tensor, transforms_B6: tf.Tensor, fill: tf.Tensor | float, interpolation: str = 'BILINEAR'
+  fields: Any,
+  images_BHWC: tf.Tensor,
+  transforms_B6: tf.Tensor,
+  fill: np.ndarray | float,
+  interpolation: str = 'BILINEAR',
 ) -> tf.Tensor:
   """The images seen through `transforms`.
 
   Args:
+    fields: the values of FIELDS.
     images_BHWC: float images of static H, W and C.
     transforms_B6: what `transforms` gives.
     fill: scalar or [C], for the places that lie outside the original image.
     interpolation: 'BILINEAR', or 'NEAREST' for what cannot be mixed, as labels.
   """
-  moved = tf.raw_ops.ImageProjectiveTransformV3(
-    images=images_BHWC - fill,
-    transforms=tf.pad(transforms_B6, [[0, 0], [0, 2]]),
-    output_shape=images_BHWC.shape[1:3],
-    fill_value=0.0,
-    interpolation=interpolation,
-    fill_mode='CONSTANT',
-  )
-  return tf.ensure_shape(moved, images_BHWC.shape) + fill
+  # What comes in from outside is 0, of all channels.
+  filled = bool(np.any(fill))
+  moved = images_BHWC - fill if filled else images_BHWC
+  if _blends(fields):
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+      images=moved,
+      transforms=tf.pad(transforms_B6, [[0, 0], [0, 2]]),
+      output_shape=images_BHWC.shape[1:3],
+      fill_value=0.0,
+      interpolation=interpolation,
+      fill_mode='CONSTANT',
+    )
+  else:
+    a, _, move_x, _, d, move_y = tf.unstack(transforms_B6, axis=1)
+    if fields.shift_pixels or fields.flip_vertical:
+      moved = _rows(moved, d, move_y)
+    if fields.shift_pixels or fields.flip_horizontal:
+      swap = [0, 2, 1, 3]
+      moved = tf.transpose(_rows(tf.transpose(moved, swap), a, move_x), swap)
+  moved = tf.ensure_shape(moved, images_BHWC.shape)
+  return moved + fill if filled else moved
+
+
+def _blends(fields: Any) -> bool:
+  """Whether places fall between pixels; if not, `transforms` are made of whole numbers."""
+  return bool(fields.rotate_degrees or fields.zoom or fields.crop_area)
+
+
+def _rows(images_BHWC: tf.Tensor, step_B: tf.Tensor, start_B: tf.Tensor) -> tf.Tensor:
+  """In row y of each image its row start + step * y, or zeros where it has none."""
+  height = images_BHWC.shape[1]
+  place_BH = tf.cast(start_B[:, None] + step_B[:, None] * tf.range(height, dtype=tf.float32), tf.int32)
+  place_BH = tf.where((place_BH < 0) | (place_BH >= height), height, place_BH)
+  # Not tf.pad, which takes three times as long.
+  return tf.gather(tf.concat([images_BHWC, tf.zeros_like(images_BHWC[:, :1])], 1), place_BH, batch_dims=1)
 
 
 def transforms(fields: Any, size: tuple[int, int], draws: tf.Tensor) -> tf.Tensor:

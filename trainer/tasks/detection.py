@@ -126,7 +126,7 @@ class Detection(Task):
       return dict(batch)
     moves, targets = augment.transforms(self._fields, self._size, draws), batch['targets']
     moved, labels = boxes.move(targets['boxes'], targets['labels'], moves, self._size, _VISIBLE)
-    inputs = augment.resample(batch['inputs'], moves, self._inputs.black)
+    inputs = augment.resample(self._fields, batch['inputs'], moves, self._inputs.black)
     return {**batch, 'inputs': inputs, 'targets': {**targets, 'boxes': moved, 'labels': labels}}
 
   def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:

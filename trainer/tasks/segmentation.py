@@ -133,8 +133,10 @@ class Segmentation(Task):
     if not self.draws:
       return dict(batch)
     moves = augment.transforms(self._augmentation, self._size, draws)
-    inputs = augment.resample(batch['inputs'], moves, self._inputs.black)
-    mask = augment.resample(tf.cast(batch['targets'], tf.float32)[..., None], moves, float(NO_CLASS), 'NEAREST')
+    inputs = augment.resample(self._augmentation, batch['inputs'], moves, self._inputs.black)
+    mask = augment.resample(
+      self._augmentation, tf.cast(batch['targets'], tf.float32)[..., None], moves, float(NO_CLASS), 'NEAREST'
+    )
     return {**batch, 'inputs': inputs, 'targets': tf.cast(tf.round(mask[..., 0]), tf.int32)}
 
   def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:
