@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from trainer.checkpoint import background, disk, manifest, orbax_io, parts, retention
+from trainer.checkpoint import disk, manifest, orbax_io, parts, retention
 from trainer.checkpoint.errors import CheckpointError, DamagedCheckpoint, NoSuchCheckpoint, reason
 from trainer.checkpoint.layout import Layout, Restored
 from trainer.errors import ConfigError
@@ -168,7 +168,6 @@ class Checkpoints:
     *,
     metric: float | None = None,
     token: int | None = None,
-    urgent: bool = False,
   ) -> None:
     """Saves a step in the background; waits only for an earlier save that is still under way.
 
@@ -181,8 +180,6 @@ class Checkpoints:
       host: what is not an array, as JSON (string keys, lists, no tuples); taken over before this returns.
       metric: ranks the step among the best; None or NaN: not among them.
       token: what `begin` gave the chief; None: it is begun here.
-      urgent: whether it is written at full priority from the start; otherwise it stands back behind training, until
-        somebody waits for it.
 
     Raises:
       CheckpointError: the last `MOST_FAILURES` saves have all failed.
@@ -198,12 +195,9 @@ class Checkpoints:
     rank = None if metric is None else float(metric)
     self._began = time.monotonic()
     # Not a daemon: a process that ends waits for its last save (see _finish_all).
-    if urgent:
-      background.catch_up()  # threads that an earlier save has left to this one
     self._thread = threading.Thread(
-      target=self._save, args=(int(step), dict(arrays), frozen, rank, token, urgent), name=f'checkpoint-{step}',
-      daemon=False,
-    )  # fmt: skip
+      target=self._save, args=(int(step), dict(arrays), frozen, rank, token), name=f'checkpoint-{step}', daemon=False
+    )
     self._thread.start()
 
   def refused(self, step: int, error: Exception) -> None:
@@ -293,12 +287,8 @@ class Checkpoints:
     for step in self._layout.leftovers():
       self._layout.tidy(step)
 
-  def _save(
-    self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None, token: int, urgent: bool
-  ) -> None:
+  def _save(self, step: int, arrays: dict[str, np.ndarray], host: str, metric: float | None, token: int) -> None:
     """One save from beginning to end; the body of the thread."""
-    if not urgent:
-      background.step_back()
     started, folder = time.monotonic(), self._layout.saving(step, token)
     try:
       path = os.path.join(folder, parts.folder(self._member, self._members)).rstrip(os.sep)
@@ -403,7 +393,6 @@ class Checkpoints:
 
   def _join(self) -> None:
     if self._thread is not None:
-      background.catch_up()  # nobody trains meanwhile
       self._thread.join()
       self._thread = None
 

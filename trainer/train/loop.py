@@ -146,7 +146,7 @@ class Loop:
 
   def _save(self) -> None:
     token = self._begin() if self.session.cluster.is_chief else 0
-    self.session.save(self.checkpoints, token, self.metric, urgent=self.stopping)
+    self.session.save(self.checkpoints, token, self.metric)
     self.saved_step, self.saved_at, self.save_asked = self.progress.step, time.monotonic(), False
 
   def _is_at_pause(self) -> bool:

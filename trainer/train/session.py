@@ -93,14 +93,13 @@ class Session:
       remote=remote,
     )
 
-  def save(self, checkpoints: Checkpoints, token: int, metric: float | None = None, *, urgent: bool = False) -> bool:
+  def save(self, checkpoints: Checkpoints, token: int, metric: float | None = None) -> bool:
     """Begins to save the state in the background; all processes call it together.
 
     Args:
       checkpoints: made by `checkpoints`.
       token: the chief's, from `begin`; of the others it does not count.
       metric: ranks the step among the best.
-      urgent: see `Checkpoints.save`.
 
     Returns:
       Whether a save has begun.
@@ -113,7 +112,7 @@ class Session:
       return False
     arrays = self.state.snapshot(checkpoints.share(self.state.sizes) if writes else ())
     if writes:
-      checkpoints.save(self.state.progress.step, arrays, self.host(), metric=metric, token=token, urgent=urgent)
+      checkpoints.save(self.state.progress.step, arrays, self.host(), metric=metric, token=token)
     return True
 
   def restore(self, restored: Restored, *, check_data: bool = True) -> None:
