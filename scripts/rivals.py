@@ -88,7 +88,11 @@ def orbit(session: Session, steps: int) -> Loop:
 
 
 def fit(session: Session, steps: int) -> Loop:
-  """Keras' `fit`: one long call, an epoch of which is so many steps in one execution."""
+  """Keras' `fit`: one long call, an epoch of which is so many steps, in one execution on one device.
+
+  On several each step is an execution of its own: there Keras' loop over the steps of one (keras-team/keras#20396)
+  takes the first batch for the end of the data, and makes no step; told that there is no end, it fails in the second.
+  """
   task, strategy, replicas = session.task, session.strategy, session.cluster.replicas
   # Keras shares a batch out among the replicas itself; what is made for each is put together again.
   data = session.pipeline.train(tf.distribute.get_strategy(), 0)
@@ -117,7 +121,8 @@ def fit(session: Session, steps: int) -> Loop:
   with strategy.scope():
     model = Trained(_model(session))
     model.sums = _sums(session)
-    model.compile(_optimizer(session, model), steps_per_execution=steps, jit_compile=session.precision.xla)
+    execution = steps if replicas == 1 else 1
+    model.compile(_optimizer(session, model), steps_per_execution=execution, jit_compile=session.precision.xla)
   turns = _Turns()
 
   def endless() -> None:

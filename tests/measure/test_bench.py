@@ -58,7 +58,7 @@ def test_an_unknown_row_is_refused_in_one_line():
 def test_the_loops_train_on_two_devices(tmp_path):
   out = tmp_path / 'bench.json'
   subprocess.run(
-    [sys.executable, SCRIPT, '--rows=mlp', '--precisions=float32', '--topologies=devices', '--loops=bare,ours',
+    [sys.executable, SCRIPT, '--rows=mlp', '--precisions=float32', '--topologies=devices', '--loops=bare,fit,ours',
      '--blocks=2', f'--out={out}'],
     check=True,
     capture_output=True,
@@ -66,4 +66,4 @@ def test_the_loops_train_on_two_devices(tmp_path):
   )  # fmt: skip
   (row,) = json.loads(out.read_text())['rows'].values()
   assert not row['failed']
-  assert {name: len(seconds) for name, seconds in row['seconds'].items()} == {'bare': 2, 'ours': 2}
+  assert {name: len(seconds) for name, seconds in row['seconds'].items()} == {'bare': 2, 'fit': 2, 'ours': 2}
