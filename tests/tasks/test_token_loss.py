@@ -64,3 +64,19 @@ def test_a_token_is_right_that_is_likelier_than_all_others(xla):
   targets = tf.constant([1, 1, 0, 0])
   _, right = tf.function(token_loss.of_logits, jit_compile=xla, autograph=False)(logits, targets)
   assert right.numpy().tolist() == [True, False, False, False]
+
+
+def test_the_table_may_be_of_another_dtype():
+  hidden, table, targets, weights = made()
+  short = tf.cast(table, tf.bfloat16)
+  found = []
+  for loss in (plain, token_loss.of_products):
+    with tf.GradientTape() as tape:
+      tape.watch(short)
+      nats, _ = loss(hidden, tf.cast(short, tf.float32) if loss is plain else short, targets)
+      total = tf.reduce_sum(nats * weights)
+    found.append((nats, tape.gradient(total, short)))
+  (expected, by_expected), (nats, by_short) = found
+  assert by_short.dtype == tf.bfloat16
+  np.testing.assert_allclose(nats, expected, rtol=1e-5)
+  np.testing.assert_allclose(tf.cast(by_short, tf.float32), tf.cast(by_expected, tf.float32), rtol=1e-2, atol=1e-3)

@@ -38,7 +38,7 @@ def of_products(hidden_CnD: tf.Tensor, table_VD: tf.Tensor, targets_Cn: tf.Tenso
 
   Args:
     hidden_CnD: float; a logit is its product with a row of the table, computed in float32.
-    table_VD: float32.
+    table_VD: float; it goes through the loops in its own dtype, and its gradient is added up in float32.
     targets_Cn: int32 in [0, V).
 
   Returns:
@@ -47,7 +47,7 @@ def of_products(hidden_CnD: tf.Tensor, table_VD: tf.Tensor, targets_Cn: tf.Tenso
   chunks = hidden_CnD.shape[0]
 
   def logits(hidden_nD: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-    return tf.matmul(tf.cast(hidden_nD, tf.float32), table, transpose_b=True)
+    return tf.matmul(tf.cast(hidden_nD, tf.float32), tf.cast(table, tf.float32), transpose_b=True)
 
   @tf.custom_gradient
   def run(hidden: tf.Tensor, table: tf.Tensor) -> Any:
@@ -64,12 +64,13 @@ def of_products(hidden_CnD: tf.Tensor, table_VD: tf.Tensor, targets_Cn: tf.Tenso
       def backward(c: tf.Tensor, by_table: tf.Tensor, by_hidden: tf.TensorArray) -> Any:
         by_logit = _by_logit(logits(hidden[c], table), targets_Cn[c], norms[c], upstream[c])
         by_table += tf.matmul(by_logit, tf.cast(hidden[c], tf.float32), transpose_a=True)
-        return c + 1, by_table, by_hidden.write(c, tf.cast(tf.matmul(by_logit, table), hidden.dtype))
+        found = tf.cast(tf.matmul(by_logit, tf.cast(table, tf.float32)), hidden.dtype)
+        return c + 1, by_table, by_hidden.write(c, found)
 
       by_hidden = tf.TensorArray(hidden.dtype, chunks, element_shape=hidden.shape[1:])
-      loop = (tf.constant(0), tf.zeros_like(table), by_hidden)
+      loop = (tf.constant(0), tf.zeros_like(table, tf.float32), by_hidden)
       _, by_table, by_hidden = tf.while_loop(lambda c, *_: c < chunks, backward, loop, maximum_iterations=chunks)
-      return by_hidden.stack(), by_table
+      return by_hidden.stack(), tf.cast(by_table, table.dtype)
 
     return (nats, likeliest), gradient
 
