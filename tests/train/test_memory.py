@@ -89,8 +89,9 @@ def test_what_is_computed_twice_stands_behind_a_barrier():
   plain, blocks = lowered(), lowered(remat='blocks')
   # Of each of two blocks: queries, keys, values, scores, shares, what is written, and two dense layers but the last.
   assert blocks.count(' dot(') >= plain.count(' dot(') + 2 * 6
-  # One for the mask of each attention, wherever it is computed; and one before and one behind a gradient.
-  assert plain.count(' opt-barrier(') == 2 and blocks.count(' opt-barrier(') == 2 + 2 * 3
+  # Of each attention, for the mask and the scores, wherever they are computed, and for their gradient; and one before
+  # and one behind a gradient.
+  assert plain.count(' opt-barrier(') == 2 * 3 and blocks.count(' opt-barrier(') == 2 * (3 + 4)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ of a head.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,7 +15,7 @@ import tensorflow as tf
 
 from trainer.models import blockwise, remat
 
-# A score that no softmax sees, small enough for any float that has the range of float32.
+# A score that no softmax sees; float16, which has no such number, takes its smallest.
 _NEVER = -1e30
 
 
@@ -95,7 +97,7 @@ class Attention(keras.layers.Layer):
     query, key, value = self._heads(inputs)
     allowed = self._allowed(query, key, key_mask)
     query, key, _ = self._ready(query, key, value)
-    return tf.nn.softmax(_scores(query, key, allowed, bias))
+    return tf.nn.softmax(tf.cast(_scores(query, key, allowed, bias), tf.float32))
 
   def step(
     self, inputs: list[tf.Tensor], cache: tuple[tf.Tensor, tf.Tensor], place: tf.Tensor
@@ -165,11 +167,9 @@ class Attention(keras.layers.Layer):
   ) -> tf.Tensor:
     """[B, T, N K]; `allowed` is bool and broadcast to [B, N, T, S]."""
     query_BTNK, key_BSNK, value_BSNK = self._ready(query_BTNK, key_BSMK, value_BSMK)
-    shares_BNTS = _shares(_scores(query_BTNK, key_BSNK, allowed, bias), value_BSNK.dtype)
-    if self._drop:
-      shares_BNTS = self._drop(shares_BNTS, training=training)
-    mixed_BTNK = tf.einsum('bnts,bsnk->btnk', shares_BNTS, value_BSNK)
-    return self._joined(mixed_BTNK)
+    drop = functools.partial(self._drop, training=training) if self._drop and training else None
+    scores_BNTS = _scores(query_BTNK, key_BSNK, allowed, bias)
+    return self._joined(_mixed(scores_BNTS, value_BSNK, drop, self.compiled_by_xla and training))
 
   def _ready(self, query_BTNK: tf.Tensor, key_BSMK: tf.Tensor, value_BSMK: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """The query scaled, keys and values for each head."""
@@ -184,27 +184,56 @@ class Attention(keras.layers.Layer):
 
 
 def _scores(query_BTNK: tf.Tensor, key_BSNK: tf.Tensor, allowed: tf.Tensor | None, bias: tf.Tensor | None) -> tf.Tensor:
-  """What the softmax is taken of, float32 [B, N, T, S]."""
-  scores_BNTS = tf.cast(tf.einsum('btnk,bsnk->bnts', query_BTNK, key_BSNK), tf.float32)
+  """What the softmax is taken of, [B, N, T, S]: in the dtype of the products, or with a bias in float32."""
+  scores_BNTS = tf.einsum('btnk,bsnk->bnts', query_BTNK, key_BSNK)
   if bias is not None:
-    scores_BNTS += tf.cast(bias, tf.float32)
-  return scores_BNTS if allowed is None else tf.where(allowed, scores_BNTS, _NEVER)
+    scores_BNTS = tf.cast(scores_BNTS, tf.float32) + tf.cast(bias, tf.float32)
+  return scores_BNTS if allowed is None else tf.where(allowed, scores_BNTS, max(_NEVER, float(scores_BNTS.dtype.min)))
 
 
-def _shares(scores: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-  """The softmax of float32 scores in another dtype, of which the gradient keeps nothing but the result."""
+def _mixed(
+  scores_BNTS: tf.Tensor, value_BSNK: tf.Tensor, drop: Callable[[tf.Tensor], tf.Tensor] | None, xla: bool
+) -> tf.Tensor:
+  """softmax(scores) value, [B, T, N, K], of which the gradient keeps the shares in the dtype of the values.
+
+  The sum of a row of shares times their gradients is that of the result times its own (Dao et al., FlashAttention,
+  2022, section B.4), dropped or not; so the gradient of a score is a product and what is done to it at once.
+
+  Args:
+    scores_BNTS: float32, or in the dtype of the values.
+    value_BSNK: values for each head.
+    drop: drops shares; None: none is.
+    xla: whether XLA compiles the gradient; it would keep the scores in float32.
+  """
+  dtype = value_BSNK.dtype
 
   @tf.custom_gradient
-  def shares(scores: tf.Tensor) -> Any:
-    result = tf.cast(tf.nn.softmax(scores), dtype)
+  def mixed(scores: tf.Tensor, value: tf.Tensor) -> Any:
+    shares = tf.cast(_in_short(scores) if xla else tf.nn.softmax(tf.cast(scores, tf.float32)), dtype)
+    left = drop(shares) if drop else shares
+    result = tf.einsum('bnts,bsnk->btnk', left, value)
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-      share, up = tf.cast(result, tf.float32), tf.cast(upstream, tf.float32)
-      return share * (up - tf.reduce_sum(share * up, axis=-1, keepdims=True))
+    def gradient(upstream: tf.Tensor) -> Any:
+      through_BTN = tf.reduce_sum(tf.cast(upstream, tf.float32) * tf.cast(result, tf.float32), axis=-1)
+      through_BNT1 = tf.transpose(through_BTN, [0, 2, 1])[..., tf.newaxis]
+      by_left = tf.cast(tf.einsum('btnk,bsnk->bnts', upstream, value), tf.float32)
+      by_score = tf.cast(left, tf.float32) * by_left - tf.cast(shares, tf.float32) * through_BNT1
+      by_score = tf.cast(by_score, scores.dtype)
+      # Written once, or XLA would make it of what it is made of in each of the two products that read it.
+      by_score = remat.again([by_score], [], xla)[0] if xla else by_score
+      return by_score, tf.einsum('bnts,btnk->bsnk', left, upstream)
 
     return result, gradient
 
-  return shares(scores)
+  return mixed(scores_BNTS, value_BSNK)
+
+
+def _in_short(scores: tf.Tensor) -> tf.Tensor:
+  """The softmax for XLA: it reads scores that it has written in their dtype, which it else would keep in float32."""
+  largest = tf.cast(tf.reduce_max(scores, axis=-1, keepdims=True), tf.float32)
+  (held,) = remat.again([scores], [], True)
+  shares = tf.exp(tf.cast(held, tf.float32) - largest)
+  return shares / tf.reduce_sum(shares, axis=-1, keepdims=True)
 
 
 def rotated(x_BTNK: tf.Tensor, places_T: tf.Tensor, base: float) -> tf.Tensor:

@@ -155,7 +155,7 @@ class GPT(keras.Model):
   What it is asked for is told by what it is given:
 
   ids [B, T] -> float32 logits [B, T, V] of the id behind each; or, with chunks, what they are products of: {'hidden'
-    [chunks, B, T / chunks, D], 'table' float32 [V, D]}
+    [chunks, B, T / chunks, D], 'table' [V, D]}
   {'start': ids [B, ...]} -> an empty cache for B texts: keys and values of each block, [B, T, M, K]
   {'token' int [B], 'place' int32 [], 'cache'} -> {'logits' float32 [B, V], 'cache'} of one place
   """
@@ -207,7 +207,7 @@ class GPT(keras.Model):
     table_VD = self.tokens.embeddings if self.size.tied else tf.transpose(self.tokens.reverse_embeddings)
     return {
       'hidden': tf.stack(tf.split(x_BTD, self.memory.head_chunks, axis=1)),
-      'table': tf.cast(table_VD, tf.float32),
+      'table': tf.convert_to_tensor(table_VD),
     }
 
   def _embedded(self, ids_BT: tf.Tensor, places_T: tf.Tensor) -> tf.Tensor:

@@ -28,12 +28,12 @@ class Said(NamedTuple):
   Attributes:
     targets: int32 [B, T], the token that each place is to give, -1 where none is.
     nats: float32 [B, T], its cross-entropy; where none is, that of token 0.
-    best: int32 [B, T], the likeliest token.
+    right: bool [B, T], whether it is likelier than any other token.
   """
 
   targets: tf.Tensor
   nats: tf.Tensor
-  best: tf.Tensor
+  right: tf.Tensor
 
 
 class TokenErrors(MetricSet):
@@ -62,7 +62,7 @@ class TokenErrors(MetricSet):
       for part in (
         tf.ones_like(targets_BT, tf.float32),
         said.nats,
-        tf.cast(said.best == targets_BT, tf.float32),
+        tf.cast(said.right, tf.float32),
         tf.gather(self._lengths, tf.maximum(targets_BT, 0)),
       )
     ]
@@ -157,7 +157,7 @@ class PackedTokens(Task):
     """Loss and metrics of the same outputs share what they are made of, which is most of the work of a small model."""
     if self._last is None or self._last[0] is not outputs or self._last[1] is not batch:
       targets_BT = self.wanted(batch)
-      self._last = outputs, batch, Said(targets_BT, *_nats_and_best(outputs, targets_BT))
+      self._last = outputs, batch, Said(targets_BT, *_nats_and_right(outputs, targets_BT))
     return self._last[2]
 
   def losses(self, outputs: Any, batch: Mapping[str, Any]) -> tf.Tensor:
@@ -173,8 +173,8 @@ class PackedTokens(Task):
     return {'vocabulary': self.vocabulary.state(), 'length': self.length}
 
 
-def _nats_and_best(outputs: Any, targets_BT: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Cross-entropy of each token, float32 [B, T], and the likeliest, int32; of a target of -1 that of token 0.
+def _nats_and_right(outputs: Any, targets_BT: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """Cross-entropy of each token, float32 [B, T], and whether it is the likeliest; of a target of -1 those of token 0.
 
   Args:
     outputs: logits [B, T, V], or what they are products of (trainer/models/gpt.py).
@@ -187,12 +187,12 @@ def _nats_and_best(outputs: Any, targets_BT: tf.Tensor) -> tuple[tf.Tensor, tf.T
     # In the order of the hidden states, [chunks, B, T / chunks], and back.
     targets = tf.stack(tf.split(targets_BT, chunks, axis=1))
     found = token_loss.of_products(tf.reshape(hidden, [chunks, -1, width]), table, tf.reshape(targets, [chunks, -1]))
-    nats_BT, best_BT = (tf.concat(tf.unstack(tf.reshape(each, tf.shape(targets))), axis=1) for each in found)
-    return nats_BT, best_BT
+    nats_BT, right_BT = (tf.concat(tf.unstack(tf.reshape(each, tf.shape(targets))), axis=1) for each in found)
+    return nats_BT, right_BT
   logits_NV = tf.reshape(tf.cast(outputs, tf.float32), [-1, outputs.shape[-1]])
   found = token_loss.of_logits(logits_NV, tf.reshape(targets_BT, [-1]))
-  nats_BT, best_BT = (tf.reshape(each, tf.shape(targets_BT)) for each in found)
-  return nats_BT, best_BT
+  nats_BT, right_BT = (tf.reshape(each, tf.shape(targets_BT)) for each in found)
+  return nats_BT, right_BT
 
 
 def _count(targets_BT: tf.Tensor) -> tf.Tensor:

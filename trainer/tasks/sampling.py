@@ -93,7 +93,7 @@ def _logits_at(outputs: Any, place: tf.Tensor) -> tf.Tensor:
   hidden, table_VD = outputs['hidden'], outputs['table']  # [chunks, B, T / chunks, D]
   each = hidden.shape[2]
   hidden_BD = tf.cast(tf.gather(tf.gather(hidden, place // each), place % each, axis=1), tf.float32)
-  return tf.matmul(hidden_BD, table_VD, transpose_b=True)
+  return tf.matmul(hidden_BD, tf.cast(table_VD, tf.float32), transpose_b=True)
 
 
 def _drawn(
