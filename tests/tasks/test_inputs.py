@@ -196,3 +196,20 @@ def test_moments_leave_out_what_is_missing():
   mean, deviation = inputs_lib.moments(tf.data.Dataset.from_tensor_slices(values), keep=1)
   np.testing.assert_allclose(mean, [*np.nanmean(values[:, :2], axis=0), 0.0], rtol=1e-9)
   np.testing.assert_allclose(deviation, [*np.nanstd(values[:, :2], axis=0), 1.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize('size', [(5, 9, 3), (2, 5, 9, 3), (5, 9, 1)])
+def test_channels_along_rows_give_the_same_bits(size):
+  images = tf.random.stateless_uniform(size, [1, 2], 0, 255)
+  channels = np.array([123.675, 116.28, 103.53], np.float32)[: size[-1]]
+  wide = inputs_lib.along_rows(channels, images.shape)
+  assert wide.shape == ((9, 3) if size[-1] == 3 else (1,))
+  assert np.array_equal(images - channels, images - wide) and np.array_equal(images / channels, images / wide)
+
+
+def test_bytes_are_resized_as_floats_would_be():
+  image = tf.constant(np.random.default_rng(0).integers(0, 256, (40, 61, 3)), tf.uint8)
+  changes = {'image_size': (16, 16), 'keep_aspect': True, 'normalize': 'none'}
+  found = prepared({'image': F.Image(shape=(40, 61, 3))}, {'image': image}, **changes)
+  middle = inputs_lib.middle(tf.cast(image, tf.float32), (16, 16))
+  assert np.array_equal(found, tf.image.resize(middle, (16, 16), antialias=True))

