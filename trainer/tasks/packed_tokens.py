@@ -37,7 +37,7 @@ class Said(NamedTuple):
 
 
 class TokenErrors(MetricSet):
-  """Perplexity, bits per byte and accuracy of tokens.
+  """Perplexity, bits per byte and accuracy of tokens, for which a tie for the likeliest counts as wrong.
 
   The state is float32 [4]: tokens, nats, tokens that are right, and bytes that they stand for.
   """
