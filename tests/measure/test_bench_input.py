@@ -25,6 +25,7 @@ def test_a_mistake_is_told_in_one_line(arguments, words):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_inputs_of_pictures_are_of_one_kind():
   command = [sys.executable, SCRIPT, '--rows=jpeg', '--pairs=1', '--seconds=0.1', '--images=64']
   done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
