@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts' / 'bench_saves'
+from tests import scripts
+
+SCRIPT = scripts.SCRIPTS / 'bench_saves'
 
 
 def test_only_what_is_beyond_the_usual_step_is_the_save_s():
-  loader = importlib.machinery.SourceFileLoader('bench_saves', str(SCRIPT))
-  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('bench_saves', loader))
-  loader.exec_module(module)
+  module = scripts.load('bench_saves')
   block = {'seconds': [3.0, 2.5, 1.5, *[1.0] * 7], 'beside': 1}
   assert module.beyond(block) == pytest.approx((2.0, 2.0, 10.0))
 

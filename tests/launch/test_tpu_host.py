@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import importlib.machinery
-import importlib.util
 import json
 import os
 import pathlib
@@ -18,6 +16,7 @@ import time
 
 import pytest
 
+from tests import scripts
 from tests.storage import emulator
 from trainer.storage import place
 
@@ -200,12 +199,7 @@ def test_types(name, hosts, chips_per_host, devices, topology):
 
 @pytest.fixture(scope='module')
 def doctor():
-  loader = importlib.machinery.SourceFileLoader('doctor', str(ROOT / 'scripts' / 'doctor'))
-  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('doctor', loader))
-  before = list(sys.path)
-  loader.exec_module(module)
-  sys.path[:] = before
-  return module
+  return scripts.load('doctor')
 
 
 @pytest.mark.parametrize(('off', 'fault'), [(0, False), (90, True), (-90, True)])

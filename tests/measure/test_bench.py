@@ -1,24 +1,19 @@
 """scripts/bench: what it makes of raw times, and that each loop trains."""
 
-import importlib.machinery
-import importlib.util
 import json
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts' / 'bench'
+from tests import scripts
+
+SCRIPT = scripts.SCRIPTS / 'bench'
 
 
 @pytest.fixture(scope='module')
 def bench():
-  loader = importlib.machinery.SourceFileLoader('bench', str(SCRIPT))
-  spec = importlib.util.spec_from_loader('bench', loader)
-  module = importlib.util.module_from_spec(spec)
-  loader.exec_module(module)
-  return module
+  return scripts.load('bench')
 
 
 def write(path, ours, bare=(1.0, 1.02, 0.98, 1.01, 0.99)):

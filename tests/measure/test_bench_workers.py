@@ -1,22 +1,19 @@
 """scripts/bench_workers: what it makes of raw times, and that all arrangements train."""
 
-import importlib.machinery
-import importlib.util
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[2] / 'scripts' / 'bench_workers'
+from tests import scripts
+
+SCRIPT = scripts.SCRIPTS / 'bench_workers'
 
 
 def test_what_is_made_of_raw_times():
-  loader = importlib.machinery.SourceFileLoader('bench_workers', str(SCRIPT))
-  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('bench_workers', loader))
-  loader.exec_module(module)
+  module = scripts.load('bench_workers')
   seconds = {'one': [1.0, 1.0], 'beside': [1.25, 1.25], 'workers': [2.0, 2.0], 'sharded': [2.5, 2.5]}
   raw = {'per_replica': 8, 'bytes': 4, 'policy': 'float32', 'seconds': seconds}
   found = module.summary({**raw, 'collectives': {'workers': [0.5], 'sharded': [1.0]}}, 2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,6 +12,8 @@ import subprocess
 import sys
 
 import pytest
+
+from tests import scripts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / 'scripts' / 'launch_local'
@@ -39,12 +39,7 @@ def run(*args: str, **keywords) -> tuple[int, list[str], list[str]]:
 
 @pytest.fixture(scope='module')
 def launcher():
-  loader = importlib.machinery.SourceFileLoader('launch_local', str(LAUNCHER))
-  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('launch_local', loader))
-  with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(LAUNCHER.parent)  # where it is when it is started
-    loader.exec_module(module)
-  return module
+  return scripts.load('launch_local')
 
 
 def test_each_worker_gets_its_place_the_arguments_and_a_prefix():

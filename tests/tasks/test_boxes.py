@@ -1,22 +1,17 @@
 """Boxes: they move as the pixels that they hold, each place has the right one, and the best are kept."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tasks.test_augment import fields
 from trainer.models import detector
 from trainer.tasks import augment, boxes
 
 EVERYTHING = {'shift_pixels': 4.0, 'zoom': 0.3, 'flip_horizontal': True, 'flip_vertical': True, 'crop_area': 0.4}
 SIZE = (40, 56)
-
-
-def fields(**changes):
-  return SimpleNamespace(**{**{name: field.default for name, field in augment.FIELDS.items()}, **changes})
 
 
 def transforms(draws, **changes):

@@ -115,13 +115,18 @@ class Inputs:
 
   def normalized(self, raw: tf.Tensor) -> tf.Tensor:
     """Raw values as the model sees them: float32 of the same shape."""
-    mean, deviation = (along_rows(part.astype(np.float32), raw.shape) for part in (self._mean, self._deviation))
+    mean, deviation = self._statistics(raw.shape)
     return (raw - mean) / deviation
 
   def raw(self, inputs: tf.Tensor) -> tf.Tensor:
     """The inverse of `normalized`."""
-    mean, deviation = (along_rows(part.astype(np.float32), inputs.shape) for part in (self._mean, self._deviation))
+    mean, deviation = self._statistics(inputs.shape)
     return inputs * deviation + mean
+
+  def _statistics(self, shape: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation, float32, for what has this shape."""
+    mean, deviation = (along_rows(part.astype(np.float32), shape) for part in (self._mean, self._deviation))
+    return mean, deviation
 
   def look(self, inputs: np.ndarray) -> list[Part]:
     """One example's inputs as people see them: a picture, or numbers by name."""
