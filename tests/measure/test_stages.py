@@ -19,7 +19,7 @@ def busy(rounds: int):
 
 def test_the_stage_that_holds_the_others_up_is_named():
   read = tf.data.Dataset.range(2**62)
-  decoded = read.map(busy(200))
+  decoded = read.map(busy(500))
   augmented = decoded.map(busy(1))
   found = stages.measure({'read': read, 'decode': decoded, 'augment': augmented}, 2, 0.2)
   assert [stage['name'] for stage in found] == ['read', 'decode', 'augment']

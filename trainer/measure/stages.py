@@ -32,19 +32,12 @@ def measure(
     For each stage its `name`, `batch_seconds` up to it, and `own_seconds`, what it adds: not below 0.
   """
   inputs = {name: iter(dataset) for name, dataset in stages.items()}
-  counts: dict[str, int] = {}
+  counts = {name: _batches_in(seconds / _TURNS, batches, parts) for name, batches in inputs.items()}
   times: dict[str, list[float]] = {name: [] for name in inputs}
-  for name, batches in inputs.items():
-    take(batches, tf.constant(parts)).numpy()  # traces, and fills buffers
-    began = time.monotonic()
-    take(batches, tf.constant(10 * parts)).numpy()
-    counts[name] = max(1, round(10 * seconds / _TURNS / (time.monotonic() - began)))
   for _ in range(_TURNS):
     for name, batches in inputs.items():
       between()
-      began = time.monotonic()
-      take(batches, tf.constant(parts * counts[name])).numpy()
-      times[name].append((time.monotonic() - began) / counts[name])
+      times[name].append(_seconds(batches, parts * counts[name]) / counts[name])
   found: list[dict[str, Any]] = []
   before = 0.0
   for name in inputs:
@@ -57,6 +50,26 @@ def measure(
 def slowest(found: list[dict[str, Any]]) -> str | None:
   """The name of the stage that adds most; None where there are none."""
   return max(found, key=lambda stage: stage['own_seconds'])['name'] if found else None
+
+
+def _batches_in(seconds: float, batches: Any, parts: int) -> int:
+  """How many global batches take about so long.
+
+  Tried with ever more of them until a window is long enough, by the faster of two: one that was interrupted, taken for
+  the input's own, would leave windows of a single batch, in which there is nothing but the cost of a call.
+  """
+  take(batches, tf.constant(parts)).numpy()  # traces, and fills buffers
+  count = 1
+  while (window := min(_seconds(batches, parts * count) for _ in range(2))) < seconds / 2:
+    count *= 4
+  return max(1, round(count * seconds / window))
+
+
+def _seconds(batches: Any, count: int) -> float:
+  """What it takes to make so many batches of one replica."""
+  began = time.monotonic()
+  take(batches, tf.constant(count)).numpy()
+  return time.monotonic() - began
 
 
 @tf.function(autograph=False, reduce_retracing=True)
