@@ -63,6 +63,11 @@ def test_each_process_holds_half_of_what_is_in_slices(two_processes):
 
 
 @pytest.mark.slow
+def test_workers_do_not_ask_each_other_for_a_batch(two_processes):
+  assert (two_processes['input/asks'], two_processes['input/traces']) == (0, 1)
+
+
+@pytest.mark.slow
 def test_an_overflow_on_one_worker_skips_the_step_on_both(two_processes):
   alone, pair = small_run.train(1, **CASES['overflow']), as_run(two_processes['overflow/rows'])
   skipped = np.flatnonzero(column(alone, 'finite') == 0)

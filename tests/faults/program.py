@@ -42,7 +42,7 @@ _PR_SET_PDEATHSIG = 1
 # What asks a run to stop; the process waits until it has heard, so that it does no step more than it must.
 NOTICES = ('SIGTERM', 'SIGINT', 'metadata notice', 'stop file', 'deadline')
 # Moments that are the begin of a phase, in the main thread; and those that are a stage of a save, in the save's own.
-PHASES = ('restore', 'seek', 'compile', 'eval', 'save_block', 'barrier', 'other')
+PHASES = ('restore', 'trace', 'seek', 'compile', 'eval', 'save_block', 'barrier', 'other')
 STAGES = {'save, before': 'begun', 'save, after': 'before_marker'}
 
 
@@ -71,7 +71,7 @@ class Hit:
   @property
   def is_early(self) -> bool:
     """Whether the first block of steps has not ended, so that there is nothing new to save."""
-    return self.step < 0 and self.moment in ('start', 'restore', 'seek', 'compile')
+    return self.step < 0 and self.moment in ('start', 'restore', 'trace', 'seek', 'compile')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 VARIABLE = 'TRAINER_FAULTS_TABLE'
 TOPOLOGIES = ('one device', 'two devices', 'four devices', 'two workers')
-MOMENTS = ('start', 'restore', 'seek', 'compile', 'step', 'save_block', 'save, before', 'save, after')
+MOMENTS = ('start', 'restore', 'trace', 'seek', 'compile', 'step', 'save_block', 'save, before', 'save, after')
 MOMENTS += ('eval', 'barrier')
 
 

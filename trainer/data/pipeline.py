@@ -22,6 +22,9 @@ from trainer.data.source import Dataset, open_dataset
 from trainer.errors import ConfigError
 
 DATA_ERRORS = examples.DATA_ERRORS
+# Training has no end, but tf.data cannot see that. Where it is not told, workers ask each other before each step who
+# has a batch left, by a collective of its own.
+_ENDLESS = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
 
 
 class Pipeline:
@@ -81,7 +84,22 @@ class Pipeline:
 
     def build(share: memory.Share) -> tf.data.Dataset:
       batches = self._train_share(share, start_step)
-      return _repeated(batches, share) if repeat else batches
+      return (_repeated(batches, share) if repeat else batches).apply(_ENDLESS)
+
+    return self._distribute(strategy, self._batch, build)
+
+  def empty(self, strategy: tf.distribute.Strategy) -> Any:
+    """A distributed dataset of the type that `train` gives, from which no batch can be taken.
+
+    It reads nothing, so a step can be traced with it while the examples are read.
+    """
+
+    def zeros(_: tf.Tensor) -> dict[str, Any]:
+      return tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), self.batch_spec)
+
+    def build(share: memory.Share) -> tf.data.Dataset:
+      del share
+      return tf.data.Dataset.range(0).map(zeros).apply(_ENDLESS)
 
     return self._distribute(strategy, self._batch, build)
 

@@ -16,8 +16,9 @@ BUCKETS = {
   'import': 'init',  # from the start of the process until all modules are loaded
   'build': 'init',  # cluster, strategy, data, model, optimizer
   'restore': 'restore',  # read, verify and assign a checkpoint
+  'trace': 'compile',  # make the graph of a step, while the examples are read
   'seek': 'data_wait',  # make the input at the step to go on from
-  'compile': 'compile',  # the first block of steps, which traces and compiles
+  'compile': 'compile',  # the first block of steps, for which the graph is compiled
   'step': 'step',  # blocks of steps; what of it was waiting for data is counted as data_wait
   'eval': 'eval',
   'save_block': 'save_block',  # training waits: for a snapshot, for an earlier save, or for the last one at the end

@@ -43,6 +43,7 @@ def limits(faults: Any) -> dict[str, float]:
     # The strategy has the first word on workers that do not come; reading the data begins when they have.
     'build': 2 * start,
     'restore': restore,
+    'trace': faults.compile_timeout_seconds,
     'seek': start,
     'compile': faults.compile_timeout_seconds,
     'eval': faults.eval_timeout_seconds,

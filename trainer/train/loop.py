@@ -104,6 +104,9 @@ class Loop:
         pause, step = self.config.train.pause_at_step, self.progress.step
         raise RunAgain(f'train.pause_at_step={pause} is reached; step {step} is saved; leave it out to go on')
       if self.iterator is None:
+        if not self.compiled:
+          self.phases.enter('trace')
+          self.step.trace(iter(self.session.pipeline.empty(self.session.strategy)))
         self.phases.enter('seek')
         first_batch = self.progress.step + self.progress.skipped_batches
         self.iterator = iter(self.session.pipeline.train(self.session.strategy, first_batch))

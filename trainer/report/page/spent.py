@@ -17,7 +17,7 @@ MEANINGS = {
   'step': 'steps that brought the run forward: goodput',
   'wasted': 'steps that were done again, since no checkpoint had them',
   'data_wait': 'waiting for input',
-  'compile': 'first block of steps of each attempt',
+  'compile': 'graph of a step, and first block of steps, of each attempt',
   'init': 'start of the process, data and model',
   'restore': 'reading checkpoints',
   'eval': 'evaluation',
