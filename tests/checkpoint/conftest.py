@@ -22,6 +22,7 @@ def make_state(seed: int) -> Arrays:
   rng = np.random.default_rng(seed)
   return {
     'model/dense/kernel': rng.standard_normal((7, 5)).astype(np.float32),
+    'model/embedding': rng.standard_normal((130, 128)).astype(np.float32),  # the only one that is not packed
     'model/dense': rng.integers(0, 2**32, 3, np.uint32),
     'optimizer/iterations': np.array(seed, np.int64),
     'ema/bfloat16': rng.standard_normal(9).astype(ml_dtypes.bfloat16),

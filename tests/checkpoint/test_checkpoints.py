@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from trainer.checkpoint import Checkpoints, NoSuchCheckpoint, check_compatible, checkpoints, manifest
+from trainer.checkpoint import Checkpoints, NoSuchCheckpoint, check_compatible, checkpoints, manifest, orbax_io
 from trainer.errors import ConfigError
 
 from .conftest import assert_equal, make_state
@@ -59,7 +59,14 @@ def odd_names():
   return {name: np.full(2, index) for index, name in enumerate(names)}
 
 
-@pytest.mark.parametrize('make', [every_dtype, odd_values, odd_layouts, odd_names, dict])
+def sizes():
+  """Of both sides of what is packed."""
+  rng = np.random.default_rng(0)
+  return {f'{count} of {dtype}': rng.random(count).astype(dtype) for count in (3, 16383, 16384, 70000)
+          for dtype in ('float32', 'bfloat16', 'float64')}  # fmt: skip
+
+
+@pytest.mark.parametrize('make', [every_dtype, odd_values, odd_layouts, odd_names, sizes, dict])
 def test_arrays_come_back_equal_to_the_byte(open_writer, make):
   writer, arrays = open_writer(), make()
   writer.save(3, arrays, {})
@@ -67,6 +74,38 @@ def test_arrays_come_back_equal_to_the_byte(open_writer, make):
   restored = writer.restore(3)
   assert restored.step == 3
   assert_equal(restored.arrays, arrays)
+
+
+def test_some_arrays_are_read(tmp_path):
+  arrays = sizes()
+  path = str(tmp_path / 'arrays')
+  orbax_io.write(path, arrays)
+  for names in (['3 of float32'], ['70000 of float64'], ['3 of bfloat16', '16384 of float32'], list(arrays)):
+    assert_equal(orbax_io.read(path, names), {name: arrays[name] for name in names})
+  assert all(array.flags.aligned and array.flags.writeable for array in orbax_io.read(path).values())
+
+
+def test_small_arrays_do_not_each_cost_an_array(tmp_path):
+  path = str(tmp_path / 'arrays')
+  orbax_io.write(path, {f'{number}/bias': np.full(number + 1, number, np.float32) for number in range(50)})
+  assert len(orbax_io._orbax().load(path)) == 2
+
+
+@pytest.mark.parametrize('name', ['__small__', '__small_index__'])
+def test_a_name_that_packing_needs_is_refused(tmp_path, name):
+  with pytest.raises(ValueError, match=f"must not be called '{name}'"):
+    orbax_io.write(str(tmp_path / 'arrays'), {name: np.zeros(3), 'other': np.zeros(3)})
+
+
+def test_what_earlier_versions_wrote_is_restored(open_writer, monkeypatch):
+  """They gave Orbax each array as it was."""
+  writer = open_writer()
+  with monkeypatch.context() as patch:
+    patch.setattr(orbax_io, '_packed', dict)
+    patch.setattr(manifest, 'FORMAT', 2)
+    writer.save(1, every_dtype() | odd_names(), {})
+    writer.wait()
+  assert_equal(writer.restore(1).arrays, every_dtype() | odd_names())
 
 
 def test_only_arrays_without_elements(open_writer):

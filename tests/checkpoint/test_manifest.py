@@ -63,10 +63,10 @@ def test_what_is_not_a_manifest_is_refused(raw):
 
 
 def test_another_format_is_a_mistake_of_the_user_and_no_damage(monkeypatch):
-  monkeypatch.setattr(manifest, 'FORMAT', 3)
+  monkeypatch.setattr(manifest, 'FORMAT', 4)
   raw = manifest.encode(EXAMPLE)
   monkeypatch.undo()
-  with pytest.raises(ConfigError, match='format 3, this version of the program reads 2'):
+  with pytest.raises(ConfigError, match='format 4, this version of the program reads 3'):
     manifest.decode(raw)
 
 

@@ -16,8 +16,8 @@ import xxhash
 
 from trainer.errors import ConfigError
 
-FORMAT = 2
-_READABLE = (1, FORMAT)  # 1 had no parts: one process wrote each step
+FORMAT = 3
+_READABLE = (1, 2, FORMAT)  # 1 had no parts: one process wrote each step; 2 did not pack small arrays
 
 # Dtypes that come back exactly as they went in, by numpy's name.
 DTYPES = frozenset(
