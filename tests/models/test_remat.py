@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import models
-from trainer.models import parts
+from trainer.models import parts, remat
 
 FAMILIES = {
   'vit': (
@@ -76,3 +76,18 @@ def test_a_model_with_blocks_that_are_computed_twice_is_saved(tmp_path):
   model.save(tmp_path / 'model.keras')
   images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
   np.testing.assert_array_equal(keras.saving.load_model(tmp_path / 'model.keras')(images), model(images))
+
+
+def test_what_is_held_is_rounded_and_its_gradient_is_not():
+  @tf.function(jit_compile=True, autograph=False)
+  def both(x):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      y = remat.held(x, 'bfloat16') * tf.constant(1.00001)
+    return y, tape.gradient(y, x)
+
+  x = tf.constant([1.0, 1.001, -3.14159])
+  y, gradient = both(x)
+  np.testing.assert_allclose(y, tf.cast(tf.cast(x, tf.bfloat16), tf.float32) * 1.00001, rtol=1e-6)
+  np.testing.assert_allclose(gradient, [1.00001] * 3, rtol=1e-6)
+  assert remat.held(x, 'float32') is x and remat.held(tf.cast(x, tf.bfloat16), 'float32').dtype == tf.bfloat16

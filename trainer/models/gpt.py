@@ -154,8 +154,8 @@ class GPT(keras.Model):
 
   What it is asked for is told by what it is given:
 
-  ids [B, T] -> float32 logits [B, T, V] of the id behind each; or, with chunks, what they are products of: {'hidden'
-    [chunks, B, T / chunks, D], 'table' [V, D]}
+  ids [B, T] -> float32 logits [B, T, V] of the id behind each, in training under XLA rounded to the compute dtype; or,
+    with chunks, what they are products of: {'hidden' [chunks, B, T / chunks, D], 'table' [V, D]}
   {'start': ids [B, ...]} -> an empty cache for B texts: keys and values of each block, [B, T, M, K]
   {'token' int [B], 'place' int32 [], 'cache'} -> {'logits' float32 [B, V], 'cache'} of one place
   """
@@ -165,6 +165,7 @@ class GPT(keras.Model):
   ):
     super().__init__(**kwargs)
     self.size, self.vocabulary, self.context, self.dropout, self.memory = size, vocabulary, context, dropout, memory
+    self.compiled_by_xla = False  # set by parts.compiled
     self.tokens = keras.layers.ReversibleEmbedding(
       vocabulary,
       size.width,
@@ -189,7 +190,7 @@ class GPT(keras.Model):
       for block in self.blocks:
         x = block(x, training=training)
       x = self.norm(x)
-      return self._in_chunks(x) if self.memory.head_chunks > 1 else self._logits(x)
+      return self._in_chunks(x) if self.memory.head_chunks > 1 else self._logits(x, training)
     if 'start' in inputs:
       shape = [tf.shape(inputs['start'])[0], self.context, self.size.kv_heads, self.size.width // self.size.heads]
       return [(tf.zeros(shape, self.compute_dtype),) * 2 for _ in self.blocks]
@@ -200,8 +201,12 @@ class GPT(keras.Model):
       cache.append(kept)
     return {'logits': self._logits(self.norm(x))[:, 0], 'cache': cache}
 
-  def _logits(self, x_BTD: tf.Tensor) -> tf.Tensor:
-    return tf.cast(self.tokens(x_BTD, reverse=True), tf.float32)
+  def _logits(self, x_BTD: tf.Tensor, training: bool = False) -> tf.Tensor:
+    logits_BTV = self.tokens(x_BTD, reverse=True)
+    # They are the largest tensor of the step, and would be kept in float32.
+    if training and self.compiled_by_xla:
+      logits_BTV = remat.held(logits_BTV, self.compute_dtype)
+    return tf.cast(logits_BTV, tf.float32)
 
   def _in_chunks(self, x_BTD: tf.Tensor) -> dict[str, tf.Tensor]:
     table_VD = self.tokens.embeddings if self.size.tied else tf.transpose(self.tokens.reverse_embeddings)

@@ -42,6 +42,22 @@ def again(values: list[tf.Tensor], after: list[tf.Tensor], xla: bool) -> list[tf
     return [tf.identity(value) for value in values]
 
 
+def held(x: tf.Tensor, dtype: str) -> tf.Tensor:
+  """`x` rounded to the float `dtype`, where that is shorter, in which XLA then keeps it until the gradient is made.
+
+  The gradient is not rounded. Without a barrier XLA would drop the casts, and keep what is cast.
+  """
+  if tf.as_dtype(dtype).size >= x.dtype.size:
+    return x
+
+  @tf.custom_gradient
+  def run(x: tf.Tensor) -> Any:
+    (short,) = again([tf.cast(x, dtype)], [], True)
+    return tf.cast(short, x.dtype), lambda upstream: upstream
+
+  return run(x)
+
+
 def rematerialized(layer: keras.layers.Layer, x: Any, xla: bool, **arguments: Any) -> tf.Tensor:
   """What `layer(x, **arguments)` gives, of which the gradient keeps no more than `x` and the layer's weights.
 
