@@ -70,14 +70,29 @@ def test_a_compiler_that_another_process_has_for_itself(monkeypatch):
 
 
 @needs_tpu
-def test_a_step_that_does_not_fit(monkeypatch):
+@pytest.mark.parametrize(
+  ('said', 'verdict'),
+  [
+    (
+      'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 30.81G of '
+      '15.75G hbm. Exceeded hbm capacity by 15.06G.',
+      'does not fit, short by 15.06 GiB. What',
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Exceeded hbm capacity by 512.00M.',
+      'short by 0.50 GiB.',
+    ),
+    ('RESOURCE_EXHAUSTED: Ran out of memory', 'does not fit. What'),
+  ],
+)
+def test_a_step_that_does_not_fit(monkeypatch, said, verdict):
   def refuse(*_):
-    raise compiler.DoesNotFit('RESOURCE_EXHAUSTED: Ran out of memory')
+    raise compiler.DoesNotFit(said)
 
   monkeypatch.setattr(compiler, 'compiled', refuse)
   plan = making.make(config(), 'v5e:1')
   assert not plan['target']['fits']
-  assert any('does not fit' in warning and 'train.micro_batches=2' in warning for warning in plan['warnings'])
+  assert any(verdict in warning and 'train.micro_batches=2' in warning for warning in plan['warnings'])
 
 
 @needs_gpu

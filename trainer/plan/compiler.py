@@ -9,6 +9,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import os
+import re
 import signal
 from typing import Any
 
@@ -57,6 +58,12 @@ class Compiled:
 
 class DoesNotFit(Exception):
   """The compiler gave up: the program needs more memory than the chip has. The message is its first line."""
+
+  @property
+  def short_bytes(self) -> int | None:
+    """By how much, to the two decimals that the compiler for TPUs says; None where it does not say."""
+    said = re.search(r'Exceeded \w+ capacity by ([\d.]+)([KMG])', str(self))
+    return round(float(said[1]) * 1024 ** ('KMG'.index(said[2]) + 1)) if said else None
 
 
 def check(target: Target) -> None:

@@ -193,7 +193,8 @@ def _compiled(serialized: bytes, target: chips.Target, in_program: float) -> dic
   try:
     found = compiler.compiled(serialized, target)
   except compiler.DoesNotFit as error:
-    return {**about, 'fits': False, 'compiler': str(error)}
+    short = {} if error.short_bytes is None else {'short_bytes': error.short_bytes}
+    return {**about, 'fits': False, **short, 'compiler': str(error)}
   return {
     **about,
     'fits': found.total_bytes <= target.chip.memory_bytes,
