@@ -204,6 +204,8 @@ def test_a_disk_that_really_fills_up(small_disk, monkeypatch, log, when):
     with pytest.raises(CheckpointError, match='the disk is full'):
       writer.wait()
     assert len(errors_of(log)) == 1 and '\n' not in errors_of(log)[0]
+    left = [path.name for path in (small_disk / 'run').iterdir() if not path.name.endswith('.orbax-checkpoint-tmp')]
+    assert left == ['1']
   filler.unlink()
   monkeypatch.undo()
   writer.save(3, arrays, {})

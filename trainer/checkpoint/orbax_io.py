@@ -103,7 +103,7 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   for name, array in small.items():
     index[name] = (array.dtype.name, array.shape, begin)
     begin += array.nbytes
-  joined = np.concatenate([np.asarray(array, order='C').reshape(-1).view(np.uint8) for array in small.values()])
+  joined = np.concatenate([array.reshape(-1).view(np.uint8) for array in small.values()])
   large = {name: array for name, array in arrays.items() if name not in small}
   return {**large, _SMALL: joined, _INDEX: np.frombuffer(json.dumps(index).encode(), np.uint8)}
 
