@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.models import parity, parity_gpt
 from trainer.errors import ConfigError
-from trainer.models import gpt, parts
+from trainer.models import gpt
 
 # Radford et al. say 117 M to 1542 M; these are the released weights', as transformers counts them. Llama: Touvron et
 # al., table 2, 6.7 B; the released Llama 3.2 of 1 billion (its head is the embedding) and 3 of 8 billion.
@@ -81,23 +81,6 @@ def test_dropout_is_only_in_training():
   assert np.abs(model(ids, training=True).numpy() - model(ids, training=True).numpy()).max() > 1e-3
   paths = [variable.path for variable in model.variables]
   assert len(set(paths)) == len(paths)
-
-
-@pytest.mark.parametrize(
-  ('xla', 'training', 'rounded'), [(True, True, True), (True, False, False), (False, True, False)]
-)
-def test_logits_are_rounded_only_where_xla_would_keep_them_long(xla, training, rounded):
-  keras.config.set_dtype_policy('mixed_bfloat16')
-  try:
-    model = parity_gpt.build(layers=2, width=16, heads=2)
-  finally:
-    keras.config.set_dtype_policy('float32')
-  parts.compiled(model, xla)
-  call = tf.function(lambda ids: model(ids, training=training), jit_compile=xla, autograph=False)
-  logits = call(tf.constant(parity_gpt.ids()))
-  assert logits.dtype == tf.float32
-  short = tf.cast(tf.cast(logits, tf.bfloat16), tf.float32)
-  assert bool(tf.reduce_all(short == logits)) == rounded
 
 
 def test_first_weights_are_those_of_the_paper():

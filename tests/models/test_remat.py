@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import parity_bert, parity_gpt, parity_t5
 from trainer import models
 from trainer.models import parts, remat
 
@@ -91,3 +92,23 @@ def test_what_is_held_is_rounded_and_its_gradient_is_not():
   np.testing.assert_allclose(y, tf.cast(tf.cast(x, tf.bfloat16), tf.float32) * 1.00001, rtol=1e-6)
   np.testing.assert_allclose(gradient, [1.00001] * 3, rtol=1e-6)
   assert remat.held(x, 'float32') is x and remat.held(tf.cast(x, tf.bfloat16), 'float32').dtype == tf.bfloat16
+
+
+@pytest.mark.parametrize('made', [parity_gpt, parity_bert, parity_t5], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+  ('xla', 'training', 'rounded'), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_logits_are_rounded_only_where_xla_would_keep_them_long(made, xla, training, rounded):
+  keras.config.set_dtype_policy('mixed_bfloat16')
+  try:
+    model = made.build(layers=2, width=16, heads=2)
+  finally:
+    keras.config.set_dtype_policy('float32')
+  for variable in model.trainable_variables:  # zeros would be round anyway
+    variable.assign(np.random.default_rng(3).normal(0, 0.3, variable.shape))
+  parts.compiled(model, xla)
+  call = tf.function(lambda ids: model(ids, training=training), jit_compile=xla, autograph=False)
+  logits = call(tf.nest.map_structure(tf.constant, made.ids()))
+  assert logits.dtype == tf.float32
+  short = tf.cast(tf.cast(logits, tf.bfloat16), tf.float32)
+  assert bool(tf.reduce_all(short == logits)) == rounded

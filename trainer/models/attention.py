@@ -167,8 +167,8 @@ class Attention(keras.layers.Layer):
   ) -> tf.Tensor:
     """[B, T, N K]; `allowed` is bool and broadcast to [B, N, T, S]."""
     query_BTNK, key_BSNK, value_BSNK = self._ready(query_BTNK, key_BSMK, value_BSMK)
-    drop = functools.partial(self._drop, training=training) if self._drop and training else None
     scores_BNTS = _scores(query_BTNK, key_BSNK, allowed, bias)
+    drop = self._drop if training else None
     return self._joined(_mixed(scores_BNTS, value_BSNK, drop, self.compiled_by_xla and training))
 
   def _ready(self, query_BTNK: tf.Tensor, key_BSMK: tf.Tensor, value_BSMK: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -191,9 +191,7 @@ def _scores(query_BTNK: tf.Tensor, key_BSNK: tf.Tensor, allowed: tf.Tensor | Non
   return scores_BNTS if allowed is None else tf.where(allowed, scores_BNTS, max(_NEVER, float(scores_BNTS.dtype.min)))
 
 
-def _mixed(
-  scores_BNTS: tf.Tensor, value_BSNK: tf.Tensor, drop: Callable[[tf.Tensor], tf.Tensor] | None, xla: bool
-) -> tf.Tensor:
+def _mixed(scores_BNTS: tf.Tensor, value_BSNK: tf.Tensor, drop: keras.layers.Dropout | None, xla: bool) -> tf.Tensor:
   """softmax(scores) value, [B, T, N, K], of which the gradient keeps the shares in the dtype of the values.
 
   The sum of a row of shares times their gradients is that of the result times its own (Dao et al., FlashAttention,
@@ -202,7 +200,7 @@ def _mixed(
   Args:
     scores_BNTS: float32, or in the dtype of the values.
     value_BSNK: values for each head.
-    drop: drops shares; None: none is.
+    drop: drops shares; None: nothing does.
     xla: whether XLA compiles the gradient; it would keep the scores in float32.
   """
   dtype = value_BSNK.dtype
@@ -210,10 +208,16 @@ def _mixed(
   @tf.custom_gradient
   def mixed(scores: tf.Tensor, value: tf.Tensor) -> Any:
     shares = tf.cast(_in_short(scores) if xla else tf.nn.softmax(tf.cast(scores, tf.float32)), dtype)
-    left = drop(shares) if drop else shares
-    result = tf.einsum('bnts,bsnk->btnk', left, value)
+    left_and_all: Callable[[], tuple[tf.Tensor, tf.Tensor]]
+    if drop and xla:
+      left_and_all = functools.partial(_of_signed, _signed(shares, drop), drop)
+    else:
+      left = drop(shares, training=True) if drop else shares
+      left_and_all = lambda: (left, shares)  # noqa: E731
+    result = tf.einsum('bnts,bsnk->btnk', left_and_all()[0], value)
 
     def gradient(upstream: tf.Tensor) -> Any:
+      left, shares = left_and_all()
       through_BTN = tf.reduce_sum(tf.cast(upstream, tf.float32) * tf.cast(result, tf.float32), axis=-1)
       through_BNT1 = tf.transpose(through_BTN, [0, 2, 1])[..., tf.newaxis]
       by_left = tf.cast(tf.einsum('btnk,bsnk->bnts', upstream, value), tf.float32)
@@ -226,6 +230,18 @@ def _mixed(
     return result, gradient
 
   return mixed(scores_BNTS, value_BSNK)
+
+
+def _signed(shares: tf.Tensor, drop: keras.layers.Dropout) -> tf.Tensor:
+  """Shares, the dropped ones negative. For XLA, which else would keep both them and what dropping leaves of them."""
+  stays = drop(tf.ones_like(shares), training=True) > 0
+  return remat.again([tf.where(stays, shares, -shares)], [], True)[0]
+
+
+def _of_signed(signed: tf.Tensor, drop: keras.layers.Dropout) -> tuple[tf.Tensor, tf.Tensor]:
+  """What dropping left of the shares, and the shares; made anew wherever they are read."""
+  (signed,) = remat.again([signed], [], True)
+  return tf.nn.relu(signed) * tf.cast(1 / (1 - drop.rate), signed.dtype), tf.abs(signed)
 
 
 def _in_short(scores: tf.Tensor) -> tf.Tensor:

@@ -75,7 +75,7 @@ def build(fields: Any, input_spec: Any, units: int) -> keras.Model:
     outputs = parts.head(units, kernel_initializer=_initializer())(parts.dropout(fields, x, 'pooler'))
   else:
     x = _norm('transform')(_dense(width, 'transform', 'gelu')(x))
-    outputs = Bias(dtype='float32', name='head')(tokens(x, reverse=True))
+    outputs = Bias(name='head')(tokens(x, reverse=True))
   return keras.Model(inputs, outputs, name='bert')
 
 
@@ -124,13 +124,17 @@ class Places(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable('trainer')
 class Bias(keras.layers.Layer):
-  """Adds a learnt number to each logit [B, T, V]."""
+  """Adds a learnt number to each logit [B, T, V]: float32, in training under XLA rounded to the compute dtype."""
+
+  def __init__(self, **kwargs: Any):
+    super().__init__(autocast=False, **kwargs)
+    self.compiled_by_xla = False  # set by parts.compiled
 
   def build(self, input_shape: Any) -> None:
     self.bias_V = self.add_weight(name='bias', shape=(input_shape[-1],), initializer='zeros')
 
-  def call(self, logits_BTV: tf.Tensor) -> tf.Tensor:
-    return logits_BTV + self.bias_V
+  def call(self, logits_BTV: tf.Tensor, training: bool = False) -> tf.Tensor:
+    return remat.logits(self, logits_BTV + self.bias_V, training)
 
   def compute_output_shape(self, input_shape: Any) -> Any:
     return input_shape

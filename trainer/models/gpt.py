@@ -202,11 +202,7 @@ class GPT(keras.Model):
     return {'logits': self._logits(self.norm(x))[:, 0], 'cache': cache}
 
   def _logits(self, x_BTD: tf.Tensor, training: bool = False) -> tf.Tensor:
-    logits_BTV = self.tokens(x_BTD, reverse=True)
-    # They are the largest tensor of the step, and would be kept in float32.
-    if training and self.compiled_by_xla:
-      logits_BTV = remat.held(logits_BTV, self.compute_dtype)
-    return tf.cast(logits_BTV, tf.float32)
+    return remat.logits(self, self.tokens(x_BTD, reverse=True), training)
 
   def _in_chunks(self, x_BTD: tf.Tensor) -> dict[str, tf.Tensor]:
     table_VD = self.tokens.embeddings if self.size.tied else tf.transpose(self.tokens.reverse_embeddings)

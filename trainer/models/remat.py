@@ -58,6 +58,14 @@ def held(x: tf.Tensor, dtype: str) -> tf.Tensor:
   return run(x)
 
 
+def logits(layer: keras.layers.Layer, x: tf.Tensor, training: bool) -> tf.Tensor:
+  """Logits [..., V] in float32; in training under XLA rounded to the layer's compute dtype, in which they are kept.
+
+  With a vocabulary they are the largest tensor of the step.
+  """
+  return tf.cast(held(x, layer.compute_dtype) if training and layer.compiled_by_xla else x, tf.float32)
+
+
 def rematerialized(layer: keras.layers.Layer, x: Any, xla: bool, **arguments: Any) -> tf.Tensor:
   """What `layer(x, **arguments)` gives, of which the gradient keeps no more than `x` and the layer's weights.
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from trainer.errors import ConfigError
 from trainer.fields import Field, at_least, fraction, one_of
-from trainer.models import parts, stepwise
+from trainer.models import parts, remat, stepwise
 from trainer.models.attention import Attention
 
 # size: (blocks of each side, model width, heads, width of the hidden layer), of the paper's section 3.7; all have heads
@@ -96,6 +96,7 @@ class Transformer(stepwise.EncoderDecoder):
   def __init__(self, sizes: dict[str, Any], units: int, target_length: int, **kwargs: Any):
     super().__init__(**kwargs)
     self.sizes, self.units, self.target_length = dict(sizes), units, target_length
+    self.compiled_by_xla = False  # set by parts.compiled
     s = Sizes(**sizes)
     self.embedding = keras.layers.ReversibleEmbedding(
       units, s.width, embeddings_initializer=_normal(1), reverse_dtype='float32', name='embedding'
@@ -155,9 +156,8 @@ class Transformer(stepwise.EncoderDecoder):
   def _outputs(self, x_BTD: tf.Tensor, training: bool) -> tf.Tensor:
     """[B, T, D] -> [B, T, V]."""
     x = self.dropouts[3](self.decoder_norm(x_BTD), training=training)
-    if self.head is not None:
-      return self.head(x)
-    return self.embedding(x * self.sizes['width'] ** -0.5, reverse=True)
+    logits = self.head(x) if self.head else self.embedding(x * self.sizes['width'] ** -0.5, reverse=True)
+    return remat.logits(self, logits, training)
 
 
 @keras.saving.register_keras_serializable('trainer')

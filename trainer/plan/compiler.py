@@ -106,7 +106,7 @@ def compiled(serialized: bytes, target: Target) -> Compiled:
   options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id] for device in devices]))
   with jax_mlir.make_ir_context():
     module = ir.Module.parse(module_text)
-    _without_copies(module.operation)
+    _adapt(module.operation, target.chip.device)
     try:
       executable = devices[0].client.compile(module, _jax.DeviceList(tuple(devices)), options)
     except Exception as error:  # the class of jaxlib's error is not part of what it promises
@@ -164,12 +164,17 @@ def _devices(target: Target) -> list[Any]:
   return list(topology.devices)
 
 
-def _without_copies(operation: Any) -> None:
-  """Replaces mhlo.copy, which jax's compiler does not take, by what is copied."""
+def _adapt(operation: Any, device: str) -> None:
+  """Replaces mhlo.copy, which jax's compiler does not take, by what is copied; a TPU takes its own random numbers."""
+  from jax._src.lib.mlir import ir
+
   for region in operation.regions:
     for block in region.blocks:
       for inner in list(block.operations):
-        _without_copies(inner.operation)
-        if inner.operation.name == 'mhlo.copy':
+        _adapt(inner.operation, device)
+        name = inner.operation.name
+        if name == 'mhlo.copy':
           inner.operation.result.replace_all_uses_with(inner.operation.operands[0])
           inner.operation.erase()
+        elif name == 'stablehlo.rng_bit_generator' and device == 'tpu':
+          inner.operation.attributes['rng_algorithm'] = ir.Attribute.parse('#stablehlo<rng_algorithm DEFAULT>')

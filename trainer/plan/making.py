@@ -52,7 +52,7 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
   session, batch_spec = _built(config, kind, replicas)
   step = session.train_step(replicas)
   by_formula = flops.of_step(step, batch_spec)
-  lowered = _lowered(step, batch_spec)
+  lowered = _lowered(step, batch_spec, kind)
   program = hlo.Program(lowered.text())
   in_program = program.flops()
   plan = {
@@ -112,7 +112,7 @@ def products(config: ml_collections.ConfigDict, replicas: int) -> Products:
   step = session.train_step(replicas)
   by_formula = flops.of_step(step, batch_spec)
   try:
-    program = hlo.Program(_lowered(step, batch_spec).text())
+    program = hlo.Program(_lowered(step, batch_spec, 'cpu').text())
   except ConfigError as error:
     return Products(by_formula, None, str(error))
   in_program = program.flops()
@@ -123,10 +123,10 @@ def _counted_once(loops: list[str]) -> str:
   return f'of the products in the program, those of loops of unknown length count once: {", ".join(loops)}'
 
 
-def _lowered(step: TrainStep, batch_spec: Any) -> Lowered:
+def _lowered(step: TrainStep, batch_spec: Any, device: str) -> Lowered:
   if step.replicas > 1 and has_synchronized_statistics(step.model):
     raise ConfigError("a plan cannot be made with batch statistics that are synchronized: set model.norm='group'")
-  return Lowered(step, batch_spec)
+  return Lowered(step, batch_spec, device)
 
 
 def _built(config: ml_collections.ConfigDict, kind: str, replicas: int) -> tuple[session_lib.Session, Any]:
