@@ -15,7 +15,16 @@ def replace(path: str, contents: bytes) -> None:
   temporary = f'{path}.tmp'
   with open(temporary, 'wb') as file:
     file.write(contents)
-    file.flush()
+  settle(temporary, path)
+
+
+def settle(temporary: str, path: str) -> None:
+  """Forces a file that has been written to the disk, and gives it the name `path`, in the same folder.
+
+  Raises:
+    OSError: the disk is full; the old file is untouched.
+  """
+  with open(temporary, 'rb') as file:
     os.fsync(file.fileno())
   os.replace(temporary, path)
   sync_folder(os.path.dirname(path) or '.')

@@ -4,36 +4,58 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import config as config_lib
 from trainer import tokens
-from trainer.data import packing
+from trainer.data import packing, shards
 from trainer.data.source import open_dataset
 from trainer.errors import ConfigError
 
-pieces = st.lists(st.integers(0, 256), max_size=30).map(lambda row: np.array(row, np.int32))
+
+class Row:
+  """Tokens in memory."""
+
+  def __init__(self, tokens):
+    self.tokens, self.size = np.array(tokens, np.int32), len(tokens)
+
+  def read(self, begin, end):
+    assert 0 <= begin <= end <= self.size
+    return self.tokens[begin:end]
 
 
-@given(st.lists(pieces, max_size=8), st.integers(1, 12), st.integers(1, 12))
-def test_each_token_is_learnt_from_those_before_it(parts, length, stride):
-  stride = min(stride, length)
-  row = np.concatenate([np.zeros([0], np.int32), *parts])
-  records = list(packing.cut(iter(parts), length, stride, 300))
-  learnt = np.zeros(len(row), int)
+@given(st.lists(st.integers(0, 256), max_size=120), st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))
+def test_each_token_is_learnt_from_those_before_it(tokens_of_row, length, stride, together):
+  row, stride = Row(tokens_of_row), min(stride, length)
+  cut = shards.Cut(length, stride, 300)
+  total = cut.count(row.size)
+  parts = [cut.records(row, begin, min(total, begin + together)) for begin in range(0, total, together)]
+  records = [(record, count) for part in parts for record, count in zip(*part, strict=True)]
+  learnt = np.zeros(row.size, int)
   for k, (record, count) in enumerate(records):
     assert record.shape == (length + 1,) and 1 <= count <= length
     begin = k * stride
-    np.testing.assert_array_equal(record[: count + 1], row[begin : begin + count + 1])
+    np.testing.assert_array_equal(record[: count + 1], row.tokens[begin : begin + count + 1])
     assert (record[count + 1 :] == 300).all()
     learnt[begin + 1 : begin + count + 1] += 1
   assert [count for _, count in records[:-1]] == [length] * (len(records) - 1)
   if stride == length:
-    assert learnt.tolist() == [0] * min(1, len(row)) + [1] * (len(row) - 1)
-  elif len(row) > 1:
+    assert learnt.tolist() == [0] * min(1, row.size) + [1] * (row.size - 1)
+  elif row.size > 1:
     assert learnt[0] == 0 and (learnt[1:] >= 1).all()
+
+
+@pytest.mark.parametrize('largest', [0, 256, 2**20])
+def test_records_are_what_tfds_would_write(largest):
+  random = np.random.default_rng(0)
+  rows, counts = random.integers(0, largest + 1, (5, 9)).astype(np.int32), np.array([8, 8, 0, 3, 8], np.int32)
+  features = tfds.features.FeaturesDict({'tokens': packing.TokenRow(9, tokens.BYTES), 'count': np.int32})
+  for found, row, count in zip(shards.serialized(rows, counts).numpy(), rows, counts, strict=True):
+    wanted = features.serialize_example({'tokens': row, 'count': count})
+    assert len(found) == len(wanted) and tf.train.Example.FromString(found) == tf.train.Example.FromString(wanted)
 
 
 @given(st.text())

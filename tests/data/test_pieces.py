@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -13,27 +14,37 @@ import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import cutter, packing, pieces, records, tokenizers
+from trainer.data import cutter, packing, pieces, records, shards, tokenizers
 from trainer.errors import ConfigError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = [f'{k} ' * (k % 40) for k in range(120)]
-# Packs with small pieces, says each that is there, and makes no more than three with each of its processes.
+# Packs with small pieces and small files, says each that is there, and makes no more than three of them with each of
+# its processes, or with each of its threads.
 _STUCK = """
 import sys, threading
 from tests.data import test_pieces
-from trainer.data import pieces
-pieces._PIECE_BYTES = 300
-write, never = pieces._Cutter.write, threading.Event()
-def stuck(self, *args):
-  write(self, *args)
-  print('piece', flush=True)
-  self.written = getattr(self, 'written', 0) + 1
-  if self.written == 3:
+from trainer.data import pieces, shards
+test_pieces.small(lambda module, name, value: setattr(module, name, value))
+held, never, made = {'tokens': pieces._Cutter, 'records': shards}[sys.argv[2]], threading.Event(), threading.local()
+name = {'tokens': 'write', 'records': '_write'}[sys.argv[2]]
+write = getattr(held, name)
+def stuck(*args):
+  write(*args)
+  sys.stdout.write('made\\n')  # in one piece, as threads do it
+  sys.stdout.flush()
+  made.count = getattr(made, 'count', 0) + 1
+  if made.count == 3:
     never.wait()
-pieces._Cutter.write = stuck
+setattr(held, name, stuck)
 test_pieces.packed(sys.argv[1], 2)
 """
+
+
+def small(set_attribute):
+  set_attribute(pieces, '_PIECE_BYTES', 300)
+  set_attribute(shards, '_FILE_TOKENS', 900)
+  set_attribute(shards, '_BATCH_TOKENS', 200)
 
 
 class Lines(tfds.core.GeneratorBasedBuilder):
@@ -73,7 +84,9 @@ def of(made, split='train'):
 
 def expected(texts=TEXTS, stride=3):
   rows = tokenizers.create('bytes', 0).rows(text.encode() for text in texts)
-  return [(row.tolist(), count) for row, count in packing.cut(rows, 8, stride, 0)]
+  row = np.concatenate(list(rows))
+  begins = range(0, max(1, len(row) - 9 + stride), stride)
+  return [(np.pad(row[k : k + 9], (0, 9 - len(row[k : k + 9]))).tolist(), min(8, len(row) - 1 - k)) for k in begins]
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))
@@ -85,55 +98,77 @@ def test_ranges_are_all_rows_once_and_large_enough(sizes, least):
   assert all(sum(sizes[begin : end - 1]) < least for begin, end, _ in found)
 
 
-@given(st.lists(st.lists(st.integers(0, 9), max_size=20), max_size=8), st.integers(1, 7), st.integers(1, 6))
-def test_records_do_not_depend_on_where_pieces_end(texts, size, length):
-  rows = [np.array(text, np.int32) for text in texts]
-  row = np.concatenate([np.zeros([0], np.int32), *rows])
-  other = [row[begin : begin + size] for begin in range(0, len(row), size)]
-  one, two = packing.cut(iter(rows), length, length, 9), packing.cut(iter(other), length, length, 9)
-  assert [(r.tolist(), n) for r, n in one] == [(r.tolist(), n) for r, n in two]
+@given(st.lists(st.lists(st.integers(0, 300), max_size=5), max_size=8), st.data())
+def test_tokens_are_read_across_files(texts, data):
+  whole = [token for text in texts for token in text]
+  with tempfile.TemporaryDirectory() as folder:
+    paths = [os.path.join(folder, str(k)) for k in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+      np.array(text, np.uint16).tofile(path)
+    row = pieces.Row(paths, np.dtype(np.uint16))
+    assert row.size == len(whole)
+    begin = data.draw(st.integers(0, row.size))
+    end = data.draw(st.integers(begin, row.size))
+    found = row.read(begin, end)
+  assert found.dtype == np.int32 and found.tolist() == whole[begin:end]
 
 
-@pytest.mark.parametrize(('piece', 'processes'), [(2**30, 2), (700, 1), (700, 2)])
-def test_the_records_are_those_of_one_process(folder, monkeypatch, piece, processes):
-  monkeypatch.setattr(pieces, '_PIECE_BYTES', piece)
-  monkeypatch.setattr(pieces, '_SAID_BYTES', 3000)
-  monkeypatch.setattr(pieces, '_TOKENS', 100)
+@pytest.mark.parametrize(('pieced', 'processes'), [(False, 2), (True, 1), (True, 2)])
+def test_the_records_are_those_of_one_process(folder, monkeypatch, pieced, processes):
+  if pieced:
+    small(monkeypatch.setattr)
+    monkeypatch.setattr(pieces, '_SAID_BYTES', 3000)
   said = []
   made = packed(folder, processes, said)
   assert of(made) == expected() and of(made, 'test') == expected(TEXTS[:7], 8)
   assert not list(folder.glob(f'packed/**/{packing._PIECES}*'))
-  assert ('packing lines (train): ' in ''.join(said)) == (piece == 700)
+  lines = '\n'.join(said)
+  for words in ('packing lines (train): ', ' MB are cut into tokens', f' of {len(expected())} records are written'):
+    assert (words in lines) == pieced
+  assert (len(list(folder.glob('packed/**/*-train.tfrecord*'))) > 9) == pieced
+  assert made.info.splits['train'].num_bytes == sum(
+    path.stat().st_size for path in folder.glob('packed/**/*-train.tfrecord*')
+  ) - 16 * len(expected())  # fmt: skip
 
 
-def test_a_killed_preparation_goes_on_with_the_pieces_that_are_there(folder, monkeypatch):
-  command = [sys.executable, '-c', _STUCK, str(folder)]
+@pytest.mark.parametrize(('what', 'suffix'), [('tokens', '.tokens'), ('records', '.records')])
+def test_a_killed_preparation_goes_on_with_what_is_there(folder, monkeypatch, what, suffix):
+  command = [sys.executable, '-c', _STUCK, str(folder), what]
   process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   said = 0
   while said < 4:
     line = process.stdout.readline()
     assert line, process.stderr.read()
-    said += line == b'piece\n'
+    said += line.count(b'made')
   process.send_signal(signal.SIGKILL)
   process.communicate()  # the end of what it has started too, which writes to the same pipe
-  found = {path: path.stat().st_mtime_ns for path in folder.glob('packed/**/*.tokens')}
-  stale = next(iter(found)).parent.with_name(f'{packing._PIECES}train-of-others')
+  found = {path.name: path.stat().st_mtime_ns for path in folder.glob(f'packed/**/*{suffix}')}
+  (own,) = {path.parent for path in folder.glob(f'packed/**/*{suffix}')}
+  stale = own.with_name(f'{packing._PIECES}train-of-others')
   stale.mkdir()
-  monkeypatch.setattr(pieces, '_PIECE_BYTES', 300)
+  small(monkeypatch.setattr)
   seen = {}
-  remove = packing.shutil.rmtree
+  move = packing.Packed._moved
 
-  def look_and_remove(path):
-    seen.update({piece: piece.stat().st_mtime_ns for piece in pathlib.Path(path).glob('*.tokens')})
-    remove(path)
+  def look_and_move(made, split, files):
+    if split == 'train':
+      seen.update({path.name: path.stat().st_mtime_ns for path in own.glob(f'*{suffix}')})
+    return move(made, split, files)
 
-  monkeypatch.setattr(packing.shutil, 'rmtree', look_and_remove)
+  monkeypatch.setattr(packing.Packed, '_moved', look_and_move)
   made = packed(folder, 2)
   assert of(made) == expected()
   assert 4 <= len(found) < len(seen) - 4
-  assert {path: seen[path] for path in found} == found
+  assert {name: seen[name] for name in found} == found
   assert len(list(folder.glob('packed/*/*'))) == 1
-  assert not stale.exists() and not next(iter(found)).parent.exists()
+  assert not stale.exists() and not own.exists()
+
+
+def test_texts_without_two_tokens_are_a_mistake_of_one_line(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys.modules[__name__], 'TEXTS', [''])
+  Lines(data_dir=tmp_path).download_and_prepare(file_format='tfrecord')
+  with pytest.raises(ConfigError, match=r'the texts of lines \(train\) have no two tokens'):
+    packed(tmp_path, 1)
 
 
 def test_pieces_of_others_are_not_taken(folder):

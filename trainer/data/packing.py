@@ -5,8 +5,8 @@ k * stride on, one more than the model sees, since each but the first is learnt 
 each token is learnt once an epoch. The set lies beside the others in the data directory and is read like them; so the
 order of its examples is that of any set (order.py).
 
-The texts are first cut into tokens, in several processes (pieces.py), then one pass over these writes the records. Who
-is killed goes on with the tokens that are there.
+The texts are first cut into tokens, by several processes (pieces.py), then these into files of records, by several
+threads (shards.py). Who is killed goes on with the pieces and the files that are there.
 """
 
 from __future__ import annotations
@@ -25,17 +25,15 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from trainer.data import pieces, records
+from trainer.data import pieces, records, shards
 from trainer.data.tokenizers import Tokenizer
 from trainer.errors import ConfigError
 from trainer.fields import nearest
 from trainer.runtime.devices import usable_cores
 from trainer.tokens import Vocabulary
 
-# Begins the name of the folders with tokens, beside the set while it is made.
+# Begins the name of the folders with tokens and files of records, beside the set while it is made.
 _PIECES = 'pieces-'
-# Progress is said each time so many records are made.
-_SAID_RECORDS = 250_000
 
 
 class TokenRow(tfds.features.Tensor):
@@ -58,7 +56,7 @@ def _beside(data_dir: Any, feature_name: str | None) -> str:
   return f'{data_dir}/{feature_name}.vocabulary.json'
 
 
-class Packed(tfds.core.GeneratorBasedBuilder):
+class Packed(tfds.core.dataset_builder.FileReaderBuilder):
   """Packed tokens of another set's texts.
 
   Features: `tokens` int32 (length + 1,), with more ends after that of the last text; `count` int32, how many of them
@@ -67,8 +65,8 @@ class Packed(tfds.core.GeneratorBasedBuilder):
   any split that is not called train, each token is in one record.
   """
 
-  VERSION = tfds.core.Version('1.1.0')
-  RELEASE_NOTES = {'1.1.0': 'With the vocabulary beside the records.'}
+  VERSION = tfds.core.Version('1.2.0')
+  RELEASE_NOTES = {'1.1.0': 'With the vocabulary beside the records.', '1.2.0': 'Files of another size.'}
 
   def __init__(
     self,
@@ -91,7 +89,8 @@ class Packed(tfds.core.GeneratorBasedBuilder):
       length: tokens that the model sees.
       stride: tokens from the beginning of one training record to that of the next; 0: length.
       data_dir: TFDS data directory.
-      processes: that cut texts at the same time; 0: as many as there are cores for this one. The records are the same.
+      processes: that cut texts, and then threads that write records, at the same time; 0: as many as there are cores
+        for this one. The records are the same.
       say: takes lines of progress.
     """
     self._processes, self._say = processes or usable_cores(), say
@@ -116,11 +115,15 @@ class Packed(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+  def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+    del dl_manager, download_config
     splits = self._source.info.splits
     self._tokenizer.learn(self._texts('train' if 'train' in splits else next(iter(splits))))
     self.info.features['tokens'].vocabulary = self._tokenizer.vocabulary
-    return {name: self._generate_examples(name) for name in splits}
+    # All are written before the first is where TFDS has begun anew when we come again.
+    with contextlib.ExitStack() as stack:
+      written = {name: self._written(name, stack) for name in splits}
+      self.info.set_splits(tfds.core.SplitDict([self._moved(name, files) for name, files in written.items()]))
 
   def _texts(self, split: str) -> Iterator[bytes]:
     read = tfds.ReadConfig(try_autocache=False, skip_prefetch=True)
@@ -130,18 +133,43 @@ class Packed(tfds.core.GeneratorBasedBuilder):
   def _text(self, serialized: tf.Tensor) -> tf.Tensor:
     return self._source.info.features.deserialize_example(serialized)[self._feature]
 
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  def _written(self, split: str, stack: contextlib.ExitStack) -> list[shards.Shard]:
+    """The files of a split, in a folder that is there as long as the stack is."""
     instructions = self._source.info.splits[split].file_instructions
     files = [records.FileRange(str(i.filename), i.skip, i.take, i.examples_in_shard) for i in instructions]
     made = pieces.Pieces(files, self._text, self._tokenizer)
+    folder = stack.enter_context(self._folder(split, pieces.fingerprint(files, self._feature, self._tokenizer)))
+
+    def say(line: str) -> None:
+      self._say(f'packing {self._source.name} ({split}): {line}')
+
+    made.prepare(folder, self._processes, say)
     stride = self._stride if split == 'train' else self._length
-    with self._folder(split, pieces.fingerprint(files, self._feature, self._tokenizer)) as folder:
-      made.prepare(folder, self._processes, lambda line: self._say(f'packing {self._source.name} ({split}): {line}'))
-      row = made.rows(folder)
-      for key, (tokens, count) in enumerate(cut(row, self._length, stride, self._tokenizer.vocabulary.end)):
-        if key and key % _SAID_RECORDS == 0:
-          self._say(f'packing {self._source.name} ({split}): {key} records are made')
-        yield key, {'tokens': tokens, 'count': count}
+    cut = shards.Cut(self._length, stride, self._tokenizer.vocabulary.end)
+    written = shards.write(made.row(folder), cut, folder, self._processes, say)
+    if not written:
+      raise ConfigError(
+        f'data.pack_tokens: the texts of {self._source.name} ({split}) have no two tokens: take another set'
+      )
+    return written
+
+  def _moved(self, split: str, files: list[shards.Shard]) -> tfds.core.SplitInfo:
+    """A split, with its files where TFDS has them."""
+    names = tfds.core.ShardedFileTemplate(
+      data_dir=self.data_path, dataset_name=self.name, split=split, filetype_suffix='tfrecord'
+    )
+    for number, file in enumerate(files):
+      path = str(names.sharded_filepath(shard_index=number, num_shards=len(files)))
+      if '://' in path:
+        tf.io.gfile.copy(file.path, path)
+      else:
+        os.replace(file.path, path)
+    return tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=[file.records for file in files],
+      num_bytes=sum(file.bytes for file in files),
+      filename_template=names,
+    )
 
   @contextlib.contextmanager
   def _folder(self, split: str, fingerprint: str) -> Iterator[str]:
@@ -162,34 +190,6 @@ class Packed(tfds.core.GeneratorBasedBuilder):
   def _remove(self, pattern: str) -> None:
     for folder in pathlib.Path(self._beside).glob(pattern):
       shutil.rmtree(folder)
-
-
-def cut(pieces: Iterator[np.ndarray], length: int, stride: int, end: int) -> Iterator[tuple[np.ndarray, int]]:
-  """Records of one length out of a row of tokens that comes in pieces.
-
-  Args:
-    pieces: int32 [n] each, the row.
-    length: a record has this many tokens and one more.
-    stride: from the beginning of a record to that of the next, at most `length`.
-    end: fills what is behind the last token.
-
-  Yields:
-    (int32 [length + 1], its tokens that have one before them in it). Only in the last it is less than length.
-  """
-  rest, following, learnt = np.zeros([0], np.int32), True, 1
-  while following:
-    piece = next(pieces, None)
-    following = piece is not None
-    if piece is not None:
-      rest = np.concatenate([rest, piece])
-    begin = 0
-    while begin + length + 1 <= len(rest):
-      yield rest[begin : begin + length + 1], length
-      begin, learnt = begin + stride, length + 1 - stride
-    rest = rest[begin:]
-  # The first token has none before it; what lies in the record before this one has been learnt.
-  if len(rest) > learnt:
-    yield np.pad(rest, (0, length + 1 - len(rest)), constant_values=end), len(rest) - 1
 
 
 def text_feature(name: str, features: Any) -> str:

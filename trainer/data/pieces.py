@@ -8,6 +8,7 @@ tokenizer are never taken. This process reads the records, and others (cutter.py
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import os
@@ -15,7 +16,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -29,8 +30,8 @@ from trainer.data.tokenizers import Tokenizer
 _PIECE_BYTES = 8 * 1024**2
 # Progress is said each time so many bytes of records are done.
 _SAID_BYTES = 64 * 1024**2
-# Texts that leave TensorFlow together, and tokens that are read back together.
-_TEXTS, _TOKENS = 256, 1024**2
+# Texts that leave TensorFlow together.
+_TEXTS = 256
 
 _Range = tuple[int, int, int]
 
@@ -98,13 +99,9 @@ class Pieces:
       finally:
         failed.set()
 
-  def rows(self, folder: str) -> Iterator[np.ndarray]:
-    """The tokens of all texts in their order, each text with its end, int32 [n] at a time."""
-    kind = cutter.kind(self._tokenizer)
-    for k in range(len(self._ranges)):
-      with open(_path(folder, k), 'rb') as file:
-        while part := file.read(_TOKENS * kind.itemsize):
-          yield np.frombuffer(part, kind).astype(np.int32)
+  def row(self, folder: str) -> Row:
+    """The tokens of all texts, whose pieces are there, in their order, each text with its end."""
+    return Row([_path(folder, k) for k in range(len(self._ranges))], cutter.kind(self._tokenizer))
 
   def _texts(self, k: int) -> list[bytes]:
     """The texts of a range."""
@@ -117,6 +114,26 @@ class Pieces:
       )
       batches = read.map(self._text, num_parallel_calls=1, deterministic=True).batch(_TEXTS)
       return [text for batch in batches.as_numpy_iterator() for text in batch]
+
+
+class Row:
+  """Tokens that lie in several files, one behind the other (shards.Row)."""
+
+  def __init__(self, paths: Sequence[str], kind: np.dtype):
+    self._paths, self._kind = paths, kind
+    self._ends = np.cumsum([0, *(os.path.getsize(path) // kind.itemsize for path in paths)]).tolist()
+    self.size: int = self._ends[-1]
+
+  def read(self, begin: int, end: int) -> np.ndarray:
+    """int32 [end - begin]."""
+    parts = [np.zeros([0], np.int32)]
+    k = bisect.bisect_right(self._ends, begin) - 1
+    while begin < end:
+      first, behind = self._ends[k : k + 2]
+      offset = (begin - first) * self._kind.itemsize
+      parts.append(np.fromfile(self._paths[k], self._kind, min(end, behind) - begin, offset=offset).astype(np.int32))
+      begin, k = behind, k + 1
+    return np.concatenate(parts)
 
 
 class _Cutter:
