@@ -17,11 +17,13 @@ def parts(places, keys, dtype=tf.float32, seed=0):
 
 
 def both(layer, inputs, upstream, key_mask=None, xla=False):
+  layer.compiled_by_xla = xla
+
   @tf.function(jit_compile=xla, autograph=False)
   def run():
     with tf.GradientTape() as tape:
       tape.watch(inputs)
-      outputs = layer(inputs, key_mask=key_mask)
+      outputs = layer(inputs, key_mask=key_mask, training=True)
     return outputs, tape.gradient(outputs, inputs, upstream)
 
   outputs, gradients = run()

@@ -77,7 +77,7 @@ class Attention(keras.layers.Layer):
     if self.blocks:
       assert bias is None
       query, key, value = self._ready(query, key, value)
-      mixed_BTNK = blockwise.attention(query, key, value, key_mask, self.causal)
+      mixed_BTNK = blockwise.attention(query, key, value, key_mask, self.causal, self.compiled_by_xla and training)
       return self._joined(mixed_BTNK)
     return self._mixed(query, key, value, self._allowed(query, key, key_mask), bias, training)
 

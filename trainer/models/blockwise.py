@@ -13,6 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.models import remat
+
 # Keys whose scores are held at once, at most.
 BLOCK = 256
 # A score that no softmax sees.
@@ -25,7 +27,7 @@ def block_size(places: int) -> int:
 
 
 def attention(
-  query_BTNK: tf.Tensor, key_BSNK: tf.Tensor, value_BSNK: tf.Tensor, key_mask: tf.Tensor | None, causal: bool
+  query_BTNK: tf.Tensor, key_BSNK: tf.Tensor, value_BSNK: tf.Tensor, key_mask: tf.Tensor | None, causal: bool, xla: bool
 ) -> tf.Tensor:
   """softmax(query key^T) value, [B, T, N, K].
 
@@ -35,6 +37,7 @@ def attention(
     value_BSNK: values.
     key_mask: bool [B, S], which keys may be looked at; None: all. A query that may look at none has a mean of values.
     causal: a query looks at keys up to its own place only.
+    xla: whether XLA compiles the gradient; it would keep the result in float32.
   """
   places, size = key_BSNK.shape[1], block_size(key_BSNK.shape[1])
   count, dtype = places // size, value_BSNK.dtype
@@ -68,6 +71,7 @@ def attention(
     start = (tf.constant(0), one_BNT1 + _NEVER, one_BNT1, tf.zeros_like(query, tf.float32))
     _, largest, total, mixed = tf.while_loop(lambda j, *_: j < count, forward, start, maximum_iterations=count)
     result = tf.cast(mixed / total, dtype)
+    result = remat.again([result], [], xla)[0] if xla else result
     norm = largest + tf.math.log(total)
 
     def gradient(upstream: tf.Tensor) -> Any:
