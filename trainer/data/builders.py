@@ -95,7 +95,9 @@ def packed(builder: tfds.core.DatasetBuilder, data: Any, directory: str) -> tfds
       return packing.Packed(builder, feature, tokenizer, data.pack_tokens, data.pack_stride, directory, say=say)
 
   made = make()
-  if data.source == 'synthetic' or made.is_prepared():
+  with _quiet():
+    ready = made.is_prepared()
+  if data.source == 'synthetic' or ready:
     return made
   _prepare(made, directory)
   return make()

@@ -6,8 +6,6 @@ of a head.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -208,12 +206,12 @@ def _mixed(scores_BNTS: tf.Tensor, value_BSNK: tf.Tensor, drop: keras.layers.Dro
   @tf.custom_gradient
   def mixed(scores: tf.Tensor, value: tf.Tensor) -> Any:
     shares = tf.cast(_in_short(scores) if xla else tf.nn.softmax(tf.cast(scores, tf.float32)), dtype)
-    left_and_all: Callable[[], tuple[tf.Tensor, tf.Tensor]]
-    if drop and xla:
-      left_and_all = functools.partial(_of_signed, _signed(shares, drop), drop)
-    else:
-      left = drop(shares, training=True) if drop else shares
-      left_and_all = lambda: (left, shares)  # noqa: E731
+    signed = _signed(shares, drop) if drop and xla else None
+    dropped = drop(shares, training=True) if drop and not xla else shares
+
+    def left_and_all() -> tuple[tf.Tensor, tf.Tensor]:
+      return (dropped, shares) if signed is None else _of_signed(signed, drop)
+
     result = tf.einsum('bnts,bsnk->btnk', left_and_all()[0], value)
 
     def gradient(upstream: tf.Tensor) -> Any:
