@@ -54,9 +54,7 @@ def open_builder(name: str, directory: str, *, needs_data: bool) -> tfds.core.Da
   builder = _builder(name, base, directory)
   if not needs_data:
     return builder
-  with _quiet():
-    prepared = builder.is_prepared()
-  if not prepared:
+  if not _is_prepared(builder):
     if base not in datasets.BUILDERS:
       raise ConfigError(
         f'dataset {name!r} is not prepared in {directory}: run `tfds build {name} --data_dir={directory}` on a machine '
@@ -95,9 +93,7 @@ def packed(builder: tfds.core.DatasetBuilder, data: Any, directory: str) -> tfds
       return packing.Packed(builder, feature, tokenizer, data.pack_tokens, data.pack_stride, directory, say=say)
 
   made = make()
-  with _quiet():
-    ready = made.is_prepared()
-  if data.source == 'synthetic' or ready:
+  if data.source == 'synthetic' or _is_prepared(made):
     return made
   _prepare(made, directory)
   return make()
@@ -115,6 +111,11 @@ def _builder(name: str, base: str, directory: str) -> tfds.core.DatasetBuilder:
   # What a builder raises for a wrong version or config, or for broken info files, is its own; none of it is dropped.
   except Exception as error:
     raise ConfigError(f'data.dataset={name!r} in {directory} cannot be used: {_one_line(error)}') from error
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+  with _quiet():
+    return builder.is_prepared()
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, directory: str) -> None:

@@ -33,8 +33,8 @@ def write(tokenizer: Tokenizer, path: str, texts: list[bytes]) -> None:
   row = np.concatenate([np.zeros([0], np.int32), *tokenizer.rows(texts)])
   # Who was killed may still have a process that writes the same piece.
   own = f'{path}.{os.getpid()}'
-  durable.replace(own, row.astype(kind(tokenizer)).tobytes())
-  os.replace(own, path)
+  row.astype(kind(tokenizer)).tofile(own)
+  durable.settle(own, path)
 
 
 def main() -> None:

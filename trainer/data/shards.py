@@ -104,11 +104,12 @@ def write(row: Row, cut: Cut, folder: str, threads: int, say: Callable[[str], No
   with futures.ThreadPoolExecutor(max(1, min(threads, len(ranges)))) as pool:
     made = [pool.submit(make, *each) for each in ranges]
     try:
+      found = []
       for (_, end), shard in zip(ranges, made, strict=True):
-        shard.result()
+        found.append(shard.result())
         if end < total:
           say(f'{end} of {total} records are written')
-      return [shard.result() for shard in made]
+      return found
     finally:
       stop.set()
 

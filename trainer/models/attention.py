@@ -147,9 +147,8 @@ class Attention(keras.layers.Layer):
     """Which keys a query may look at: bool that broadcasts to [B, N, T, S]; None: all."""
     allowed = None if key_mask is None else key_mask[:, tf.newaxis, tf.newaxis, :]
     if self.causal:
-      places_S = tf.range(key.shape[1])
       # Hidden, or the mask would be a constant of T S bytes in the compiled program, three times for each layer.
-      places_S = remat.again([places_S], [], self.compiled_by_xla)[0] if self.compiled_by_xla else places_S
+      places_S = remat.apart(tf.range(key.shape[1]), self.compiled_by_xla)
       past = tf.range(query.shape[1])[:, tf.newaxis] >= places_S
       allowed = past if allowed is None else allowed & past
     return allowed
@@ -220,9 +219,8 @@ def _mixed(scores_BNTS: tf.Tensor, value_BSNK: tf.Tensor, drop: keras.layers.Dro
       through_BNT1 = tf.transpose(through_BTN, [0, 2, 1])[..., tf.newaxis]
       by_left = tf.cast(tf.einsum('btnk,bsnk->bnts', upstream, value), tf.float32)
       by_score = tf.cast(left, tf.float32) * by_left - tf.cast(shares, tf.float32) * through_BNT1
-      by_score = tf.cast(by_score, scores.dtype)
       # Written once, or XLA would make it of what it is made of in each of the two products that read it.
-      by_score = remat.again([by_score], [], xla)[0] if xla else by_score
+      by_score = remat.apart(tf.cast(by_score, scores.dtype), xla)
       return by_score, tf.einsum('bnts,btnk->bsnk', left, upstream)
 
     return result, gradient
@@ -233,20 +231,19 @@ def _mixed(scores_BNTS: tf.Tensor, value_BSNK: tf.Tensor, drop: keras.layers.Dro
 def _signed(shares: tf.Tensor, drop: keras.layers.Dropout) -> tf.Tensor:
   """Shares, the dropped ones negative. For XLA, which else would keep both them and what dropping leaves of them."""
   stays = drop(tf.ones_like(shares), training=True) > 0
-  return remat.again([tf.where(stays, shares, -shares)], [], True)[0]
+  return remat.apart(tf.where(stays, shares, -shares), True)
 
 
 def _of_signed(signed: tf.Tensor, drop: keras.layers.Dropout) -> tuple[tf.Tensor, tf.Tensor]:
   """What dropping left of the shares, and the shares; made anew wherever they are read."""
-  (signed,) = remat.again([signed], [], True)
+  signed = remat.apart(signed, True)
   return tf.nn.relu(signed) * tf.cast(1 / (1 - drop.rate), signed.dtype), tf.abs(signed)
 
 
 def _in_short(scores: tf.Tensor) -> tf.Tensor:
   """The softmax for XLA: it reads scores that it has written in their dtype, which it else would keep in float32."""
   largest = tf.cast(tf.reduce_max(scores, axis=-1, keepdims=True), tf.float32)
-  (held,) = remat.again([scores], [], True)
-  shares = tf.exp(tf.cast(held, tf.float32) - largest)
+  shares = tf.exp(tf.cast(remat.apart(scores, True), tf.float32) - largest)
   return shares / tf.reduce_sum(shares, axis=-1, keepdims=True)
 
 

@@ -70,8 +70,7 @@ def attention(
     one_BNT1 = tf.zeros_like(query[..., :1], tf.float32)
     start = (tf.constant(0), one_BNT1 + _NEVER, one_BNT1, tf.zeros_like(query, tf.float32))
     _, largest, total, mixed = tf.while_loop(lambda j, *_: j < count, forward, start, maximum_iterations=count)
-    result = tf.cast(mixed / total, dtype)
-    result = remat.again([result], [], xla)[0] if xla else result
+    result = remat.apart(tf.cast(mixed / total, dtype), xla)
     norm = largest + tf.math.log(total)
 
     def gradient(upstream: tf.Tensor) -> Any:

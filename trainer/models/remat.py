@@ -42,6 +42,11 @@ def again(values: list[tf.Tensor], after: list[tf.Tensor], xla: bool) -> list[tf
     return [tf.identity(value) for value in values]
 
 
+def apart(x: tf.Tensor, xla: bool) -> tf.Tensor:
+  """`x`; XLA, where it compiles the graph, makes it as it is, in its dtype, and reads that wherever it is used."""
+  return again([x], [], True)[0] if xla else x
+
+
 def held(x: tf.Tensor, dtype: str) -> tf.Tensor:
   """`x` rounded to the float `dtype`, where that is shorter, in which XLA then keeps it until the gradient is made.
 
@@ -52,8 +57,7 @@ def held(x: tf.Tensor, dtype: str) -> tf.Tensor:
 
   @tf.custom_gradient
   def run(x: tf.Tensor) -> Any:
-    (short,) = again([tf.cast(x, dtype)], [], True)
-    return tf.cast(short, x.dtype), lambda upstream: upstream
+    return tf.cast(apart(tf.cast(x, dtype), True), x.dtype), lambda upstream: upstream
 
   return run(x)
 

@@ -166,8 +166,6 @@ def _devices(target: Target) -> list[Any]:
 
 def _adapt(operation: Any, device: str) -> None:
   """Replaces mhlo.copy, which jax's compiler does not take, by what is copied; a TPU takes its own random numbers."""
-  from jax._src.lib.mlir import ir
-
   for region in operation.regions:
     for block in region.blocks:
       for inner in list(block.operations):
@@ -177,4 +175,6 @@ def _adapt(operation: Any, device: str) -> None:
           inner.operation.result.replace_all_uses_with(inner.operation.operands[0])
           inner.operation.erase()
         elif name == 'stablehlo.rng_bit_generator' and device == 'tpu':
+          from jax._src.lib.mlir import ir
+
           inner.operation.attributes['rng_algorithm'] = ir.Attribute.parse('#stablehlo<rng_algorithm DEFAULT>')
