@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.train import small_run
 from trainer.errors import ConfigError
@@ -46,6 +47,21 @@ def test_weights_live_in_the_dtype_that_is_computed_with(policy):
   stored = {v.path: v.value.dtype.name for v in sliced.state.trainable}
   assert stored['small/conv/bias'] == policy.removeprefix('mixed_') and stored['small/logits/kernel'] == 'float32'
   assert sliced.state.snapshot()['model/small/conv/kernel'].dtype == np.float32
+
+
+def test_the_memory_of_the_float32_weights_is_given_back(monkeypatch):
+  release, handles = sharding.release, []
+
+  def keep(variable):
+    handles.extend(component.handle for component in sharding._components(variable))
+    release(variable)
+
+  monkeypatch.setattr(sharding, 'release', keep)
+  state = small_run.train(2, shard=True, policy='mixed_bfloat16', steps=1).state
+  shorter = [v for v in state.trainable if v.value.dtype == 'bfloat16']
+  assert len(handles) == 2 * len(shorter) > 0
+  for handle in handles:
+    assert tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32).shape == (0,)
 
 
 ABLE = sorted(set(optimizers.table()) - set(sharding.UNABLE))

@@ -174,16 +174,31 @@ def _shorten(model: keras.Model) -> None:
     compute = tf.as_dtype(layer.compute_dtype or 'float32')
     for parameter in layer._trainable_variables:
       if compute.size < 4 and parameter._autocast and parameter.regularizer is None:
-        value = tf.cast(local(parameter), compute)
+        whole, value = stored(parameter), tf.cast(local(parameter), compute)
         # Keras goes on calling it float32: it is cast to that when it is read, and each use casts it back.
         parameter._value = tf.Variable(
           value, trainable=True, aggregation=tf.VariableAggregation.NONE, name=parameter.name
         )
+        release(whole)
+
+
+def release(variable: tf.Variable) -> None:
+  """Gives the memory of a variable back, on all replicas of this process. It has no value after that.
+
+  Without, it would be held as long as the process runs: TensorFlow keeps each gradient of tf.custom_gradient that was
+  ever traced, with its graph (Keras traces a model when it builds it), and a graph has a hold on the variables in it.
+  """
+  for component in _components(variable):
+    with tf.device(component.device):
+      tf.raw_ops.AssignVariableOp(resource=component.handle, value=tf.zeros([0], component.dtype))
 
 
 def components(variable: keras.Variable) -> tuple[tf.Variable, ...]:
   """A variable's copies on the replicas of this process; called outside of them."""
-  value = stored(variable)
+  return _components(stored(variable))
+
+
+def _components(value: tf.Variable) -> tuple[tf.Variable, ...]:
   # Another strategy than the variable's own, such as the default one outside of its scope, would not take it apart.
   strategy = getattr(value, 'distribute_strategy', None) or tf.distribute.get_strategy()
   return strategy.experimental_local_results(value)
