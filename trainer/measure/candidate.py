@@ -1,22 +1,8 @@
-"""A process that measures one candidate for precision and XLA, for another one (candidates.py), with which it ends.
-
-It reads a pickle from its standard input, the arguments of `measure`, and answers on its standard output with one line
-of JSON behind MARK: what it found, or {'error': ...} for a mistake of the user's. A process of its own has all the
-memory that the one before had, and takes no other one with it when there is not enough.
-"""
+"""What is measured of one candidate for precision and XLA, in a process of its own (candidates.py)."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import pickle
-import signal
-import sys
-import threading
 from typing import Any
-
-MARK = 'CANDIDATE '
 
 
 def measure(config: Any, number: int, windows: int, with_losses: bool) -> dict[str, Any]:
@@ -86,30 +72,3 @@ def measure(config: Any, number: int, windows: int, with_losses: bool) -> dict[s
     'throttling': slowed,
     'memory': measurement.memory(),
   }
-
-
-def main() -> None:
-  # Ctrl-C goes to all processes of a terminal; the one that asked says so by its end.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  arguments = pickle.load(sys.stdin.buffer)
-  threading.Thread(target=_end_with_the_other, daemon=True).start()
-  from trainer.errors import ConfigError, RunAgain
-
-  try:
-    answer = measure(*arguments)
-  except (ConfigError, RunAgain) as error:
-    answer = {'error': str(error)}
-  print(f'{MARK}{json.dumps(answer)}', flush=True)
-  with contextlib.suppress(OSError):
-    sys.stderr.flush()
-  os._exit(0)  # threads of TensorFlow may hang in their own clean-up
-
-
-def _end_with_the_other() -> None:
-  while sys.stdin.buffer.read(1):
-    pass
-  os._exit(1)
-
-
-if __name__ == '__main__':
-  main()

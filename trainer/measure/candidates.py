@@ -7,18 +7,12 @@ workers of a run do the same; the processes of a candidate meet as workers do.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
-import pickle
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from trainer import apart
 from trainer.errors import ConfigError, RunAgain
 from trainer.measure import candidate
 
@@ -27,7 +21,6 @@ ROUNDS = 2
 LOSS_TOLERANCE = 0.02
 # Standard errors of a difference that count as noise, about 95 of 100.
 _DEVIATIONS = 2.0
-_POLL_SECONDS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,36 +134,12 @@ def _line(turn: int, name: tuple[str, str], found: dict[str, Any]) -> str:
 
 def _one(arguments: tuple[Any, ...], between: Callable[[], None]) -> dict[str, Any]:
   """What candidate.measure found in a process of its own; or {'error'}, a mistake; or {'failure'}, anything else."""
-  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
-  command = [sys.executable, '-m', candidate.__name__]
-  with (
-    tempfile.TemporaryFile() as output,
-    tempfile.TemporaryFile() as errors,
-    subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment) as process,
-  ):
-    try:
-      assert process.stdin
-      # Left open: its end tells the process that this one is gone.
-      process.stdin.write(pickle.dumps(arguments))
-      process.stdin.flush()
-      while process.poll() is None:
-        between()
-        time.sleep(_POLL_SECONDS)
-    except BrokenPipeError:
-      process.wait()
-    finally:
-      process.kill()
-    for line in reversed(_lines(output)):
-      if line.startswith(candidate.MARK):
-        return json.loads(line.removeprefix(candidate.MARK))
-    last = next((line for line in reversed(_lines(errors)) if line.strip()), 'it said nothing')
-    how = f'signal {-process.returncode}' if process.returncode < 0 else f'exit code {process.returncode}'
-    return {'failure': f'its process ended with {how}: {last.strip()[:200]}'}
-
-
-def _lines(file: Any) -> list[str]:
-  file.seek(0)
-  return file.read().decode(errors='replace').splitlines()
+  try:
+    return apart.call(candidate.measure, *arguments, between=between)
+  except (ConfigError, RunAgain) as error:
+    return {'error': str(error)}
+  except apart.EndedEarly as error:
+    return {'failure': str(error)}
 
 
 def _standard_error(values: Sequence[float]) -> float:
