@@ -27,15 +27,18 @@ def test_it_ends_at_the_largest_that_fits(least, limit, first):
   assert len(set(asked)) == len(asked) and set(asked) <= set(powers)
 
 
-def fake(monkeypatch, limits):
-  """Plans that fit as long as the examples of a chip are no more than `limits` has for the remat."""
+def fake(monkeypatch, limits, most=10**6):
+  """Plans that fit as long as the examples of a chip are no more than `limits` has for the remat; of `most` at most."""
 
   def make(made, target):
     examples, remat = made.train.global_batch_size // 4, made.model.get('remat')
+    if examples > most:
+      raise making.Killed('killed')
     fits = examples <= limits[remat]
-    return {'examples_per_replica': examples, 'target': {'fits': fits, **({'total_bytes': examples} if fits else {})}}
+    target = {'fits': fits, **({'total_bytes': examples} if fits else {})}
+    return {'examples_per_replica': examples, 'target': target, 'warnings': []}
 
-  monkeypatch.setattr(making, 'make', make)
+  monkeypatch.setattr(making, 'make_apart', make)
 
 
 def test_blocks_that_are_computed_twice_are_tried_too(monkeypatch):
@@ -54,6 +57,21 @@ def test_blocks_that_are_computed_twice_are_tried_too(monkeypatch):
   fake(monkeypatch, {'none': 0, 'blocks': 20})
   with pytest.raises(ConfigError, match=r'not even 1 per chip fits into v5e:2x2; with model.remat=blocks 16 do'):
     search.largest(made, 'v5e:2x2')
+
+
+def test_a_process_that_is_killed_ends_the_search_and_not_what_it_has_found(monkeypatch):
+  fake(monkeypatch, {None: 100}, most=10)
+  plan, attempts = search.largest(config(), 'v5e:2x2')
+  assert [(a['examples_per_chip'], a['fits']) for a in attempts] == [
+    (2, True), (4, True), (8, True), (16, None),
+  ]  # fmt: skip
+  assert plan['examples_per_replica'] == 8 and plan['warnings'] == ['larger batches were not compiled: killed']
+  assert mode._attempt({**attempts[-1], 'seconds': 60.0}) == (
+    'Tried 16 examples per chip: not known, since the process that compiled it was killed (1 min 00 s)'
+  )
+  fake(monkeypatch, {None: 100}, most=0)
+  with pytest.raises(making.Killed):
+    search.largest(config(), 'v5e:2x2')
 
 
 def test_what_the_mode_says_of_it():

@@ -31,7 +31,7 @@ def run(command: Any) -> None:
     )
     plan['search'] = attempts
   else:
-    plan = making.make(command.config, command.target)
+    plan = making.make_apart(command.config, command.target) if command.target else making.make(command.config)
   directory.write(PLAN, json.dumps(plan, indent=2))
   rows = [
     *_about_the_run(plan),
@@ -134,9 +134,12 @@ def _attempt(attempt: dict[str, Any]) -> str:
   parts = [f'{attempt["examples_per_chip"]} examples per chip']
   if attempt['remat'] is not None:
     parts.append(f'model.remat={attempt["remat"]}')
-  size = _of_memory(needed) if needed is not None else 'more than there is, by the compiler'
-  verdict = 'fits' if attempt['fits'] else 'does not fit'
-  return f'Tried {", ".join(parts)}: {size}, {verdict} ({words.duration(attempt["seconds"])})'
+  if attempt['fits'] is None:
+    found = 'not known, since the process that compiled it was killed'
+  else:
+    size = _of_memory(needed) if needed is not None else 'more than there is, by the compiler'
+    found = f'{size}, {"fits" if attempt["fits"] else "does not fit"}'
+  return f'Tried {", ".join(parts)}: {found} ({words.duration(attempt["seconds"])})'
 
 
 def _of_memory(size: float) -> str:

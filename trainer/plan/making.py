@@ -7,15 +7,19 @@ import dataclasses
 import gc
 import json
 import math
+import os
 from typing import Any
 
 import keras
 import ml_collections
 import tensorflow as tf
 
+from trainer import apart
 from trainer import config as config_lib
 from trainer.data.pipeline import Pipeline
 from trainer.errors import ConfigError
+from trainer.optim import sharding
+from trainer.optim.rounding import stored
 from trainer.plan import chips, compiler, flops, hlo, scaling
 from trainer.plan.lowering import Lowered
 from trainer.report import words
@@ -72,12 +76,38 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
     'checkpoint': _checkpoint(config, session.state),
     'data': _data(config, session.dataset.train),
   }
-  # The compiler needs much memory itself, so the weights go first.
   serialized = lowered.serialized() if target else b''
+  # The compiler needs much memory itself, so the weights go first.
+  for variable in {id(v): v for v in [*session.model.weights, *session.state.variables.values()]}.values():
+    sharding.release(stored(variable))
   del session, step, lowered, program
   _free()
   plan['target'] = _compiled(serialized, target, plan['flops_per_step_and_replica']) if target else None
   return {**plan, 'estimate': _estimate(config, plan, target), 'warnings': _warnings(config, plan)}
+
+
+class Killed(ConfigError):
+  """The process that was to make a plan was killed, most likely by a kernel that had no memory left."""
+
+
+def make_apart(config: ml_collections.ConfigDict, target_name: str) -> dict[str, Any]:
+  """As `make`, in a process of its own, which may need all the memory that there is.
+
+  Raises:
+    Killed: it needed more.
+    ConfigError: as `make`; or the compiler has crashed.
+  """
+  try:
+    # oneDNN's allocator would keep for itself what the weights have taken.
+    return apart.call(make, config, target_name, environment={'TF_ENABLE_ONEDNN_OPTS': '0'})
+  except apart.EndedEarly as error:
+    if error.killed:
+      memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+      raise Killed(
+        f'--target={target_name!r}: the process that compiles for it was killed; if it was for want of memory (this '
+        f'machine has {memory / 2**30:.1f} GiB), take a larger machine, a smaller model or a smaller batch'
+      ) from error
+    raise ConfigError(f'--target={target_name!r}: its compiler has crashed: {error}') from error
 
 
 def _free() -> None:

@@ -27,11 +27,12 @@ def largest(
     tried: called with each attempt as it is made.
 
   Returns:
-    (the plan; per attempt 'examples_per_chip', 'remat' (None for a model that has no such field), 'fits',
-    'needed_bytes' of a chip, None where the compiler gave up, and the 'seconds' that it took).
+    (the plan; per attempt 'examples_per_chip', 'remat' (None for a model that has no such field), 'fits' (None where
+    this machine had too little memory to find out), 'needed_bytes' of a chip, None where the compiler gave up, and the
+    'seconds' that it took).
 
   Raises:
-    ConfigError: as `making.make`; or not even the smallest batch fits.
+    ConfigError: as `making.make_apart`; or not even the smallest batch fits.
   """
   if not target_name:
     raise ConfigError('--search is for a --target: add one, e.g. --target=v5e:1')
@@ -39,34 +40,38 @@ def largest(
   attempts: list[dict[str, Any]] = []
   remat = config.model.get('remat')
   found: dict[str | None, dict[str, Any]] = {}
+  killed: list[making.Killed] = []
   first = max(1, config.train.global_batch_size // target.chips)
   for kind in (remat, 'blocks') if remat == 'none' else (remat,):
 
     def fits(examples: int, kind: str | None = kind) -> bool:
       started = time.monotonic()
-      plan = making.make(with_batch(config, examples * target.chips, kind), target_name)
-      attempt = {
-        'examples_per_chip': examples,
-        'remat': kind,
-        'fits': plan['target']['fits'],
-        'needed_bytes': plan['target'].get('total_bytes'),
-        'seconds': time.monotonic() - started,
-      }
+      attempt: dict[str, Any] = {'examples_per_chip': examples, 'remat': kind, 'fits': None, 'needed_bytes': None}
+      try:
+        plan = making.make_apart(with_batch(config, examples * target.chips, kind), target_name)
+        attempt |= {'fits': plan['target']['fits'], 'needed_bytes': plan['target'].get('total_bytes')}
+      except making.Killed as error:
+        killed.append(error)
+      attempt['seconds'] = time.monotonic() - started
       attempts.append(attempt)
       tried(attempt)
       if attempt['fits']:
         found[kind] = plan
-      return attempt['fits']
+      return bool(attempt['fits'])
 
     # What is computed twice fits where it is kept, so the second search begins where the first has ended.
     first = max(first, _search(fits, config.train.micro_batches, first))
   if remat not in found:
+    if killed:
+      raise killed[-1]
     more = f'; with model.remat=blocks {found["blocks"]["examples_per_replica"]} do' if 'blocks' in found else ''
     raise ConfigError(
       f'--search: not even {config.train.micro_batches} per chip fits into {target_name}{more}: take a smaller '
       'model, shorter inputs, or what makes it hold less (optimizer.shard_state, model.remat, ...)'
     )
-  return found[remat], attempts
+  plan = found[remat]
+  plan['warnings'] += [f'larger batches were not compiled: {error}' for error in killed[:1]]
+  return plan, attempts
 
 
 def _search(fits: Callable[[int], bool], least: int, first: int) -> int:
