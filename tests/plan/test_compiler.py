@@ -7,7 +7,7 @@ import pytest
 
 from tests.plan.test_making import config
 from trainer.errors import ConfigError
-from trainer.plan import chips, compiler, making
+from trainer.plan import chips, compiler, making, search
 
 needs_tpu = pytest.mark.skipif(not importlib.util.find_spec('libtpu'), reason='the compiler for TPUs is not installed')
 needs_gpu = pytest.mark.skipif(
@@ -40,6 +40,27 @@ def test_a_slice_has_one_all_reduce_of_all_gradients(one):
   gradients = plan['bytes_per_replica']['gradients']
   assert kind == 'all-reduce' and found['count'] == 1 and gradients < found['bytes'] < gradients + 1024
   assert plan['estimate']['collective_seconds'] > 2 * 3 / 4 * gradients / 200e9
+
+
+@needs_tpu
+@pytest.mark.parametrize(
+  ('target', 'replicas'), [('v2:2x2', 8), ('v3:2x2', 8), ('v3:1', 1), ('v4:2x2x1', 4), ('v5p:2x2x2', 8), ('v6e:2x2', 4)]
+)
+def test_every_kind_of_chip_has_the_replicas_that_tensorflow_would_have(target, replicas):
+  devices = compiler._devices(chips.target(target))
+  assert len(devices) >= replicas == chips.target(target).chips
+  # With two cores as one device there is one for each chip.
+  places = {tuple(device.coords) for device in devices}
+  assert len(devices) == len(places) * chips.target(target).chip.cores
+
+
+@needs_tpu
+@pytest.mark.parametrize('target', ['v3:2x2', 'v4:2x2x1', 'v5p:2x2x1', 'v6e:1'])
+def test_other_chips(target):
+  plan = making.make(search.with_batch(config(), 24), target)
+  replicas = chips.target(target).chips
+  assert plan['target']['fits'] and plan['replicas'] == replicas
+  assert [found['count'] for found in plan['target']['collectives'].values()] == ([1] if replicas > 1 else [])
 
 
 @needs_tpu

@@ -114,7 +114,7 @@ def test_the_mode_writes_a_file(tmp_path, capsys):
 @pytest.mark.parametrize(
   ('target', 'message'),
   [
-    ('v5', "no chip that a plan can be made for; did you mean 'v5e'"),
+    ('v6', "no chip that a plan can be made for; did you mean 'v6e'"),
     ('h100', "must be a GPU and how many of them, e.g. 'h100:8'"),
     ('h100:2x2', 'must be a GPU and how many of them'),
     ('h10', "did you mean 'h100'"),

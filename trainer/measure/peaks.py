@@ -12,8 +12,8 @@ import tensorflow as tf
 from trainer.plan.chips import GPU_PEAKS, TPUS
 from trainer.runtime.cluster import Cluster
 
-# What TPU hosts call their slices.
-_SLICES = {'v5litepod': 'v5e', 'v6e': 'v6e', 'v4': 'v4'}
+# What TPU hosts call their slices, where that is not the kind of chip.
+_SLICES = {'v5litepod': 'v5e'}
 
 _SIDE, _TIMES = 2048, 7
 
@@ -37,8 +37,9 @@ def peak(where: Cluster, dtype: str) -> dict[str, Any]:
     }
   if where.device_kind == 'tpu':
     slice_name = os.environ.get('TPU_ACCELERATOR_TYPE', '')
-    kind = _SLICES.get(slice_name.partition('-')[0])
-    known = TPUS[kind].peak_flops if kind and dtype == 'bfloat16' else None
+    kind = slice_name.partition('-')[0]
+    chip = TPUS.get(_SLICES.get(kind, kind))
+    known = chip.peak_flops if chip and dtype == 'bfloat16' else None
     return {'device': slice_name or 'TPU', 'flops': known, 'source': "the maker's figure" if known else 'not known'}
   device = tf.config.list_physical_devices('GPU')[where.gpus[0]]
   name = tf.config.experimental.get_device_details(device).get('device_name', 'GPU')

@@ -13,7 +13,7 @@ from trainer.fields import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One kind.
+  """One kind, as TensorFlow sees it: what it has as one device. Of v2 and v3 that is one of the two cores of a chip.
 
   Attributes:
     memory_bytes: of high-bandwidth memory.
@@ -24,6 +24,8 @@ class Chip:
     linked: chips that such links join at most.
     network: bytes per second and chip beyond those; None where its maker does not say.
     description: of a GPU what its compiler wants to know, in the form of XLA's GpuTargetConfigProto.
+    setting: of a TPU what its compiler calls the cores of a chip that are one device, or not ('megacore', 'default').
+    cores: devices in each chip that a slice's shape counts.
   """
 
   memory_bytes: int
@@ -34,6 +36,8 @@ class Chip:
   linked: int
   network: float | None
   description: str = ''
+  setting: str = 'default'
+  cores: int = 1
 
   @property
   def device(self) -> str:
@@ -103,11 +107,15 @@ GPU_PEAKS: dict[str, dict[str, float]] = {
   'T4': {'float16': 65e12, 'float32': 8.1e12},
 }
 
-# cloud.google.com/tpu/docs/v4, v5e and v6e, 'System architecture', as of 2025: of the bandwidth between chips, which is
-# given for both directions, one; of the network that of a pod, over its chips.
+# cloud.google.com/tpu/docs/v2 to v6e, 'System architecture', as of 2025: of the bandwidth between chips, which is given
+# for both directions, one; of the network that of a pod, over its chips. Links of v2 and v3: Jouppi et al., A
+# Domain-Specific Supercomputer for Training Deep Neural Networks, 2020, table 3.
 TPUS: dict[str, Chip] = {
-  'v4': Chip(32 * 2**30, 275e12, 1228e9, '2x2x1', 300e9, 4096, None),
+  'v2': Chip(8 * 2**30, 23e12, 350e9, '2x2', 124e9, 1024, None, cores=2),
+  'v3': Chip(16 * 2**30, 61.5e12, 450e9, '2x2', 164e9, 2048, None, cores=2),
+  'v4': Chip(32 * 2**30, 275e12, 1228e9, '2x2x1', 300e9, 4096, None, setting='megacore'),
   'v5e': Chip(16 * 2**30, 197e12, 819e9, '2x2', 200e9, 256, 6.4e12 / 8 / 256),
+  'v5p': Chip(95 * 2**30, 459e12, 2765e9, '2x2x1', 600e9, 6144, 50e9 / 8, setting='megacore'),
   'v6e': Chip(32 * 2**30, 918e12, 1640e9, '2x2', 400e9, 256, 25.6e12 / 8 / 256),
 }
 
@@ -159,7 +167,7 @@ class Target:
     chip: what one can do.
     topology: as the compiler names the slice, e.g. '4x4'; for one TPU that of the smallest slice, of which it is one.
       GPUs are all in one machine.
-    chips: how many take part.
+    chips: how many take part, as TensorFlow counts them: replicas.
   """
 
   name: str
@@ -193,4 +201,4 @@ def target(name: str) -> Target:
     return Target(name, kind, chip, chip.topology, 1)
   if shape.count('x') != chip.topology.count('x'):
     raise ConfigError(f"--target={name!r}: a slice of {kind} is written like '{kind}:{chip.topology}'")
-  return Target(name, kind, chip, shape, chips)
+  return Target(name, kind, chip, shape, chips * chip.cores)

@@ -146,7 +146,9 @@ def _devices(target: Target) -> list[Any]:
   hangup = signal.getsignal(signal.SIGHUP)
   os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
   try:
-    topology = topologies.get_topology_desc(platform='tpu', topology_name=f'{target.kind}:{target.topology}')
+    topology = topologies.get_topology_desc(
+      platform='tpu', topology_name=f'{target.kind}:{target.topology}', chip_config_name=target.chip.setting
+    )
   except Exception as error:  # as above
     words = ' '.join(str(error).split())
     if 'lockfile' in words or 'already in use' in words:

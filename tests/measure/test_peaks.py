@@ -1,0 +1,24 @@
+"""What a device can do at most: TPUs by what their hosts are called."""
+
+import pytest
+
+from trainer.measure import peaks
+from trainer.runtime.cluster import Cluster
+
+
+@pytest.mark.parametrize(
+  ('name', 'dtype', 'flops'),
+  [
+    ('v5litepod-8', 'bfloat16', 197e12),
+    ('v5p-8', 'bfloat16', 459e12),
+    ('v4-8', 'bfloat16', 275e12),
+    ('v3-8', 'bfloat16', 61.5e12),  # of a core, which TensorFlow has as a device
+    ('v5litepod-8', 'float32', None),
+    ('v99-8', 'bfloat16', None),
+    ('', 'bfloat16', None),
+  ],
+)
+def test_a_tpu(name, dtype, flops, monkeypatch):
+  monkeypatch.setenv('TPU_ACCELERATOR_TYPE', name)
+  found = peaks.peak(Cluster('tpu', 'a test', 'tpu', 8), dtype)
+  assert found['flops'] == flops and found['device'] == (name or 'TPU')
