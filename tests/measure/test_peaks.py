@@ -1,4 +1,4 @@
-"""What a device can do at most: TPUs by what their hosts are called."""
+"""What a device can do at most: TPUs by what their hosts are called, GPUs by what their driver calls them."""
 
 import pytest
 
@@ -22,3 +22,19 @@ def test_a_tpu(name, dtype, flops, monkeypatch):
   monkeypatch.setenv('TPU_ACCELERATOR_TYPE', name)
   found = peaks.peak(Cluster('tpu', 'a test', 'tpu', 8), dtype)
   assert found['flops'] == flops and found['device'] == (name or 'TPU')
+
+
+@pytest.mark.parametrize(
+  ('name', 'dtype', 'flops'),
+  [
+    ('NVIDIA A100-SXM4-80GB', 'bfloat16', 312e12),
+    ('NVIDIA H100 80GB HBM3', 'bfloat16', 989e12),
+    ('NVIDIA H100 PCIe', 'bfloat16', 756e12),
+    ('Tesla T4', 'float16', 65e12),
+    ('Tesla T4', 'bfloat16', None),
+    ('NVIDIA L40S', 'bfloat16', None),
+    ('NVIDIA GeForce RTX 4090', 'float32', None),
+  ],
+)
+def test_a_gpu(name, dtype, flops):
+  assert peaks.gpu_peak(name, dtype) == flops

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from trainer.measure import peaks, summary
+from trainer.measure import summary
 from trainer.measure.load import Load
 from trainer.measure.summary import Window
 
@@ -49,22 +49,6 @@ def test_percentiles_and_shares():
   assert found['jitter'] == pytest.approx(90.1 / 50.5 - 1)
   real, repeated = ({'step_seconds': {'median': seconds}} for seconds in (0.5, 0.4))
   assert summary.input_share(real, repeated) == pytest.approx(0.2)
-
-
-@pytest.mark.parametrize(
-  ('name', 'dtype', 'flops'),
-  [
-    ('NVIDIA A100-SXM4-80GB', 'bfloat16', 312e12),
-    ('NVIDIA H100 80GB HBM3', 'bfloat16', 989e12),
-    ('NVIDIA H100 PCIe', 'bfloat16', 756e12),
-    ('Tesla T4', 'float16', 65e12),
-    ('Tesla T4', 'bfloat16', None),
-    ('NVIDIA L40S', 'bfloat16', None),
-    ('NVIDIA GeForce RTX 4090', 'float32', None),
-  ],
-)
-def test_peaks_of_gpus(name, dtype, flops):
-  assert peaks.gpu_peak(name, dtype) == flops
 
 
 def test_own_work_is_not_the_load_of_others(monkeypatch):
