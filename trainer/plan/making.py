@@ -18,8 +18,6 @@ from trainer import apart
 from trainer import config as config_lib
 from trainer.data.pipeline import Pipeline
 from trainer.errors import ConfigError
-from trainer.optim import sharding
-from trainer.optim.rounding import stored
 from trainer.plan import chips, compiler, flops, hlo, scaling
 from trainer.plan.lowering import Lowered
 from trainer.report import words
@@ -78,8 +76,7 @@ def make(config: ml_collections.ConfigDict, target_name: str = '') -> dict[str, 
   }
   serialized = lowered.serialized() if target else b''
   # The compiler needs much memory itself, so the weights go first.
-  for variable in {id(v): v for v in [*session.model.weights, *session.state.variables.values()]}.values():
-    sharding.release(stored(variable))
+  session.state.release()
   del session, step, lowered, program
   _free()
   plan['target'] = _compiled(serialized, target, plan['flops_per_step_and_replica']) if target else None

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.optim.rounding import Rounded, stored
-from trainer.optim.sharding import Sharding, components
+from trainer.optim.sharding import Sharding, components, release
 from trainer.train.collectives import Slices
 
 _SPIKE = ('mean', 'variance', 'count')
@@ -136,6 +136,11 @@ class TrainState:
     if self.sharding:
       held['weights'] += sum(_bytes(variable) for variable in self.trainable)
     return held
+
+  def release(self) -> None:
+    """Gives the memory of all of it back, the model's weights too; nothing of it has a value after that."""
+    for variable in {id(v): v for v in (*self.model.weights, *self.variables.values())}.values():
+      release(stored(variable))
 
   @functools.cached_property
   def sizes(self) -> dict[str, int]:

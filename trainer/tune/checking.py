@@ -170,6 +170,7 @@ class Checker:
       with tf.device('CPU:0'):
         session = session_lib.build(planned, cluster.Cluster('one', 'a sweep', 'cpu', 1))
       task, name, mode = session.task, session.best_metric, session.best_mode
+      session.state.release()
     finally:
       keras.backend.clear_session()
       gc.collect()
