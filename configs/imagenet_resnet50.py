@@ -7,8 +7,8 @@ Result    not measured here; the paper has a top-1 accuracy of .764 (table 1, ba
 Machine   none yet
 
 For another batch, multiply the learning rate with it: .1 for 256. The paper's weight decay is a penalty in the
-gradient, hence model.l2. Two things differ: crops are taken from the square in the middle of an image, at 224 pixels,
-not from all of the image at its own size; and colours stay as they are.
+gradient, hence model.l2. One thing differs: colours stay as they are. Crops are cut out of all of an image at its own
+size, as it is streamed; with data.source=memory out of the square in its middle, at 224 pixels.
 Variant `smoke`: a few steps on made-up images; needs no data directory.
 """
 

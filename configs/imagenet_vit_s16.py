@@ -6,8 +6,8 @@ Time      not measured here
 Result    not measured here; the paper has a top-1 accuracy above .76 after 90 epochs, and of .80 after 300
 Machine   none yet
 
-The paper's weight decay of 1e-4 is relative to the peak learning rate, ours to the learning rate: .1. Crops are taken
-from the square in the middle of an image, at 224 pixels, not from all of the image at its own size.
+The paper's weight decay of 1e-4 is relative to the peak learning rate, ours to the learning rate: .1. Crops are cut
+out of all of an image at its own size, as it is streamed.
 Variant `smoke`: a few steps on made-up images; needs no data directory.
 """
 

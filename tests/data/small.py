@@ -20,6 +20,7 @@ class ImageTask:
   """Images in [0, 1] and their labels."""
 
   draws = 0
+  crops = ''
 
   def example(self, features: dict[str, Any]) -> dict[str, Any]:
     return {'inputs': {'image': tf.cast(features['image'], tf.float32) / 16.0}, 'targets': features['label']}

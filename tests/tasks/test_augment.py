@@ -101,17 +101,18 @@ def test_a_shift_alone_blurs_nothing(x, y):
 )
 def test_rows_and_columns_are_what_a_resampling_gives_to_the_last_bit(changes, black):
   images = photos(200)
+  outside = black if 'shift_pixels' in changes else 0.0  # nothing comes in by a flip
   draws = np.random.default_rng(2).random((200, augment.draws(fields(**changes))), np.float32)
   moves = augment.transforms(fields(**changes), images.shape[1:3], tf.constant(draws))
   resampled = tf.raw_ops.ImageProjectiveTransformV3(
-    images=images - black,
+    images=images - outside,
     transforms=tf.pad(moves, [[0, 0], [0, 2]]),
     output_shape=images.shape[1:3],
     fill_value=0.0,
     interpolation='BILINEAR',
     fill_mode='CONSTANT',
   )
-  np.testing.assert_array_equal(apply(images, draws, black, **changes), resampled + black)
+  np.testing.assert_array_equal(apply(images, draws, black, **changes), resampled + outside)
 
 
 def test_a_shift_that_comes_with_a_turn_is_by_parts_of_a_pixel():
@@ -188,3 +189,43 @@ def test_vectors_are_not_augmented():
   task = made_up.task('classification', features)
   assert task.draws == 0
   assert task.augment({'inputs': 1}, tf.zeros([1, 0])) == {'inputs': 1}
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+  st.tuples(st.integers(1, 900), st.integers(1, 900)),
+  st.tuples(st.integers(1, 300), st.integers(1, 300)),
+  st.lists(st.floats(0, 0.999), min_size=4, max_size=4),
+  st.floats(0.01, 1.0),
+)
+def test_a_window_lies_in_the_original(size, into, draws, least):
+  draws = [0.5, 0.5, *draws]
+  found = augment.window(fields(crop_area=least, shift_pixels=1.0), tf.constant(size), into, tf.constant(draws))
+  top, left, height, width = found.numpy().tolist()
+  assert top >= 0 and left >= 0 and height >= 1 and width >= 1
+  assert top + height <= size[0] and left + width <= size[1]
+  shape = (height / width) / (into[0] / into[1])
+  if min(height, width) > 20 and height < size[0] and width < size[1]:
+    assert 0.7 < shape < 1.43
+    assert height * width > 0.9 * least * size[0] * size[1]
+
+
+def test_windows_are_those_of_the_images_that_are_there_already():
+  """Of an image that has the size which the crop will fill, `window` is what `images` takes, but for the rounding."""
+  draws = np.random.default_rng(0).random((50, 4)).astype(np.float32)
+  changes = {'crop_area': 0.2}
+  size = (300, 200)
+  moves = augment.transforms(fields(**changes), size, tf.constant(draws)).numpy()
+  for row, (wide, _, move_x, _, high, move_y) in zip(draws, moves, strict=True):
+    found = augment.window(fields(**changes), tf.constant(size), size, tf.constant(row)).numpy()
+    expected = [move_y + 0.5 - high / 2, move_x + 0.5 - wide / 2, high * size[0], wide * size[1]]
+    np.testing.assert_allclose(found, expected, atol=1.01)
+
+
+def test_without_the_crop_the_rest_takes_the_same_draws():
+  rest = augment.uncropped(fields(**EVERYTHING))
+  draws = np.random.default_rng(0).random((3, 9)).astype(np.float32)
+  assert augment.draws(rest) == 5
+  uncropped = {**EVERYTHING, 'crop_area': 0.0}
+  found = augment.images(rest, tf.constant(photos()), tf.constant(draws[:, :5]))
+  np.testing.assert_array_equal(found, apply(photos(), draws[:, :5], **uncropped))

@@ -101,6 +101,25 @@ def test_images_are_resized():
     prepared(features, {'image': image})
 
 
+@pytest.mark.parametrize(('sides', 'ratio'), [((31, 40), 1), ((64, 80), 2), ((150, 160), 4), ((400, 410), 8)])
+@pytest.mark.parametrize('kind', ['jpeg', 'png'])
+def test_a_part_of_an_image_is_decoded_alone(sides, ratio, kind):
+  into, corner = (16, 20), (ratio * 8, ratio * 16)
+  coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).astype(np.float32)
+  large = tf.cast(tf.clip_by_value(tf.image.resize(coarse, (600, 640), 'bicubic'), 0, 255), tf.uint8)
+  encoded = tf.io.encode_jpeg(large, quality=99) if kind == 'jpeg' else tf.io.encode_png(large)
+  inputs = made_up.task('classification', made_up.images(shape=(None, None, 3)), image_size=into)._inputs
+
+  def window(size):
+    np.testing.assert_array_equal(size, large.shape[:2])
+    return tf.constant([*corner, *sides])
+
+  found = inputs.part(encoded, window).numpy()
+  part = large[corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]]
+  expected = tf.image.resize(part, into, antialias=kind == 'jpeg').numpy() / 255
+  assert found.shape == (*into, 3) and np.abs(found - expected).max() < (0.06 if kind == 'jpeg' else 1e-6)
+
+
 def test_a_row_of_a_table_becomes_a_vector_in_the_order_of_names():
   row = F.FeaturesDict(
     {

@@ -9,7 +9,7 @@ Legend: g records in a vector, N examples in a split.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -42,6 +42,7 @@ class Examples:
     """
     self.dataset = dataset
     self._example = lambda serialized: task.example(dataset.decode(serialized))
+    self._cropped = lambda serialized, draws: task.cropped(dataset.decode(serialized, task.crops), draws)
     traced = tf.function(self._example, autograph=False).get_concrete_function(tf.TensorSpec([], tf.string))
     self.spec = check_spec(dataset.name, traced.structured_outputs)
     self.bytes_each = spec_bytes(self.spec)
@@ -52,19 +53,25 @@ class Examples:
     most = max(1, min(_VECTOR_RECORDS, _VECTOR_BYTES // max(1, self.bytes_each)))
     return max(count for count in range(1, most + 1) if batch % count == 0)
 
-  def batches(self, rows: tf.data.Dataset, batch: int) -> tf.data.Dataset:
+  def batches(
+    self, rows: tf.data.Dataset, batch: int, draws: Callable[..., tf.Tensor] | None = None
+  ) -> tf.data.Dataset:
     """Single records as batches of prepared examples, made in parallel, in order.
 
     Args:
       rows: Dataset of (..., serialized string), scalars.
       batch: rows of a batch; what does not fill one is dropped.
+      draws: from all columns but the last, [g], to the uniform numbers float32 [g, task.draws] by which random parts of
+        images are prepared (`task.cropped`); None: examples are prepared whole.
 
     Returns:
       Dataset of (... [batch], examples [batch, ...]).
     """
     count = self.vector(batch)
     vectors = rows.batch(count, drop_remainder=True)
-    prepared = vectors.map(self._prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    prepared = vectors.map(
+      lambda *columns: self._prepare(*columns, draws=draws), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     if count == batch:
       return prepared
     joined = prepared.batch(batch // count, drop_remainder=True)
@@ -98,19 +105,21 @@ class Examples:
       )
     return rows
 
-  def _prepare(self, *columns: tf.Tensor) -> tuple[Any, ...]:
+  def _prepare(self, *columns: tf.Tensor, draws: Callable[..., tf.Tensor] | None) -> tuple[Any, ...]:
     """(..., serialized string [g]) -> (..., examples [g, ...])."""
     *others, serialized = columns
+    given = (serialized,) if draws is None else (serialized, draws(*others))
+    example = self._example if draws is None else self._cropped
     count = serialized.shape[0]
     together = max(each for each in range(1, _UNROLLED + 1) if count % each == 0)
 
-    def several(part: tf.Tensor) -> Any:
-      made = [self._example(each) for each in tf.unstack(part)]
+    def several(parts: tuple[tf.Tensor, ...]) -> Any:
+      made = [example(*each) for each in zip(*map(tf.unstack, parts), strict=True)]
       return tf.nest.map_structure(lambda *each: tf.stack(each), *made)
 
     spec = tf.nest.map_structure(lambda part: tf.TensorSpec([together, *part.shape], part.dtype), self.spec)
-    made = tf.map_fn(several, tf.reshape(serialized, [count // together, together]), fn_output_signature=spec)
-    return *others, tf.nest.map_structure(_flatten, made)
+    grouped = tuple(tf.reshape(part, [count // together, together, *part.shape[1:]]) for part in given)
+    return *others, tf.nest.map_structure(_flatten, tf.map_fn(several, grouped, fn_output_signature=spec))
 
   def load(self, split: Split) -> dict[str, Any]:
     """All examples of a split, prepared, as tensors [N, ...] in row order.

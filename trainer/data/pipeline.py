@@ -276,11 +276,12 @@ class Pipeline:
     )
     return tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), finished)
 
-  def _finish(self, batch: dict[str, Any], epoch: tf.Tensor) -> dict[str, Any]:
+  def _finish(self, batch: dict[str, Any], epoch: tf.Tensor, cropped: bool = False) -> dict[str, Any]:
     """Augments training examples by random numbers that depend on (seed, epoch, example) alone."""
     if not self._task.draws:
       return batch
-    return self._task.augment(batch, draws.uniform(self._config.seed, epoch, batch['index'], self._task.draws))
+    augment = self._task.augment_cropped if cropped else self._task.augment
+    return augment(batch, draws.uniform(self._config.seed, epoch, batch['index'], self._task.draws))
 
 
 def _options() -> tf.data.Options:

@@ -64,9 +64,10 @@ class Dataset:
     """The class names of every ClassLabel feature; the key of one inside another feature is 'outer/inner'."""
     return dict(_class_names('', self.features))
 
-  def decode(self, serialized: tf.Tensor) -> dict[str, Any]:
-    """One serialized example (string scalar) as its features; graph ops."""
-    return self.features.deserialize_example(serialized)
+  def decode(self, serialized: tf.Tensor, encoded: str = '') -> dict[str, Any]:
+    """One serialized example (string scalar) as its features; graph ops. The feature `encoded` stays as it is."""
+    skip = {encoded: tfds.decode.SkipDecoding()} if encoded else None
+    return self.features.deserialize_example(serialized, decoders=skip)
 
   @tf.autograph.experimental.do_not_convert
   def examples(self, split: Split) -> tf.data.Dataset:

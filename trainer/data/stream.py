@@ -18,7 +18,7 @@ import ml_collections
 import tensorflow as tf
 
 from trainer import config as config_lib
-from trainer.data import examples, lanes, memory
+from trainer.data import draws, examples, lanes, memory
 from trainer.data.source import Dataset
 from trainer.errors import ConfigError
 
@@ -42,14 +42,14 @@ class Stream:
     """Args:
     config: checked config.
     dataset: from `open_dataset`, not synthetic.
-    task: has `example` (trainer/tasks/base.py).
+    task: has `example`, `crops` and `cropped` (trainer/tasks/base.py).
     batch: B_s.
     budget: bytes that it may keep in memory.
 
     Raises:
       ConfigError: the task's examples have no fixed shape; the lanes are more than the examples, or do not fit.
     """
-    self.dataset, self.batch, self._seed = dataset, batch, config.seed
+    self.dataset, self.batch, self._seed, self._task = dataset, batch, config.seed, task
     self.examples = examples.Examples(dataset, task)
     self.source, self.reason = self._choose(config.data, budget)
     self.kept_bytes = self.split_bytes(dataset.train) if self.source == 'memory' else 0
@@ -75,15 +75,19 @@ class Stream:
         f'divides the {self.batch} examples of {self.dataset.name} in a batch'
       )
 
-  def share(
-    self, share: memory.Share, start_step: int, finish: Callable[[dict[str, Any], tf.Tensor], dict[str, Any]]
-  ) -> tf.data.Dataset:
+  @property
+  def _crops(self) -> bool:
+    """Whether parts of images are cut out as they are decoded."""
+    return self.source == 'lanes' and bool(self._task.crops)
+
+  def share(self, share: memory.Share, start_step: int, finish: Callable[..., dict[str, Any]]) -> tf.data.Dataset:
     """Batches of one replica, replica 0, 1, ... of batch `start_step`, then of the next; endless.
 
     Args:
       share: what this host feeds of a batch; its size is B_s.
       start_step: first global batch.
-      finish: (batch with 'inputs', 'targets', 'weight', 'index'; epoch int64 [n]) -> batch.
+      finish: (batch with 'inputs', 'targets', 'weight', 'index'; epoch int64 [n]; whether its images are cropped
+        already, False if not given) -> batch.
 
     Raises:
       ConfigError: a data file is damaged; or the hosts cannot share the lanes.
@@ -95,16 +99,16 @@ class Stream:
       return memory.train(rows, split.num_examples, share, self._seed, start_step, block, finish)
     self.check_hosts(share.hosts)
     records = lanes.stream(split.files, self.order, share.host, share.hosts, start_step)
-    batches = self.examples.batches(records, share.replica_rows).map(
-      lambda epoch, index, rows: finish({**rows, 'weight': tf.ones_like(index, tf.float32), 'index': index}, epoch),
+    batches = self.examples.batches(records, share.replica_rows, self._uniform if self._crops else None).map(
+      lambda epoch, index, rows: finish(
+        {**rows, 'weight': tf.ones_like(index, tf.float32), 'index': index}, epoch, self._crops
+      ),
       num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
     )
     return batches.prefetch(AHEAD * share.replicas)
 
-  def stages(
-    self, share: memory.Share, finish: Callable[[dict[str, Any], tf.Tensor], dict[str, Any]] | None
-  ) -> dict[str, tf.data.Dataset]:
+  def stages(self, share: memory.Share, finish: Callable[..., dict[str, Any]] | None) -> dict[str, tf.data.Dataset]:
     """The input up to each of its stages, from the first batch on: what `share` gives is the last of them.
 
     Args:
@@ -112,7 +116,7 @@ class Stream:
       finish: as for `share`; None: nothing is augmented.
     """
 
-    def plain(batch: dict[str, Any], epoch: tf.Tensor) -> dict[str, Any]:
+    def plain(batch: dict[str, Any], *_: Any) -> dict[str, Any]:
       return batch
 
     stages: dict[str, tf.data.Dataset] = {}
@@ -151,7 +155,13 @@ class Stream:
         f'chunks of {min(order.chunk, window)} shuffled in windows of {window}: '
         f'up to {window * order.lanes} undecoded records in memory'
       )
+    if self._crops:
+      lines.append('crops: cut out of the images at their own size, as they are decoded')
     return lines
+
+  def _uniform(self, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """The random numbers of some examples, those of their augmentation."""
+    return draws.uniform(self._seed, epoch, index, self._task.draws)
 
   def _choose(self, data: ml_collections.ConfigDict, budget: int) -> tuple[str, str]:
     if data.source != 'auto':

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
@@ -28,7 +29,7 @@ FIELDS: dict[str, Field] = {
   'crop_area': Field(
     0.0,
     'a random part of at least this share of the area, of an aspect up to a third narrower or wider, fills the image; '
-    '0: no crop',
+    'classification cuts it out of the original where images of an image_size are streamed; 0: no crop',
     fraction,
   ),
 }
@@ -36,10 +37,40 @@ FIELDS: dict[str, Field] = {
 _CROP_ASPECT = 4 / 3
 
 
+# Uniform numbers of a crop, the last of an image's.
+_CROP_DRAWS = 4
+
+
 def draws(fields: Any) -> int:
   """Uniform numbers that one image takes: two for the shift, four for the crop, one for each other that is on."""
   ones = sum(map(bool, (fields.rotate_degrees, fields.zoom, fields.flip_horizontal, fields.flip_vertical)))
-  return 2 * bool(fields.shift_pixels) + ones + 4 * bool(fields.crop_area)
+  return 2 * bool(fields.shift_pixels) + ones + _CROP_DRAWS * bool(fields.crop_area)
+
+
+def uncropped(fields: Any) -> Any:
+  """The values of FIELDS with all that happens to an image but the crop; it takes the first of the same draws."""
+  return ml_collections.ConfigDict({name: getattr(fields, name) for name in FIELDS} | {'crop_area': 0.0})
+
+
+def window(fields: Any, size: tf.Tensor, into: tuple[int, int], draws: tf.Tensor) -> tf.Tensor:
+  """The part of an image that fills it, for who cuts it out of the original.
+
+  Args:
+    fields: the values of FIELDS, with a crop.
+    size: int32 [2], height and width of the original.
+    into: height and width of what it will fill; aspects are relative to its own.
+    draws: float32 [draws(fields)], of one image.
+
+  Returns:
+    int32 [4]: top, left, height, width; inside the image, at least a pixel high and wide.
+  """
+  height, width = tf.unstack(tf.cast(size, tf.float32))
+  wider = (width / height) / (into[1] / into[0])
+  area, aspect, x, y = tf.split(draws[-_CROP_DRAWS:], _CROP_DRAWS)
+  left, top, wide, high = (share[0] for share in _crop(fields.crop_area, area, aspect, x, y, wider))
+  corner = tf.stack([top * height, left * width])
+  extent = tf.clip_by_value(tf.cast(tf.round(tf.stack([high * height, wide * width])), tf.int32), 1, size)
+  return tf.concat([tf.minimum(tf.cast(tf.round(corner), tf.int32), size - extent), extent], 0)
 
 
 def images(fields: Any, images_BHWC: tf.Tensor, draws: tf.Tensor, black: np.ndarray | float = 0.0) -> tf.Tensor:
@@ -73,9 +104,11 @@ def resample(
     fill: scalar or [C], for the places that lie outside the original image.
     interpolation: 'BILINEAR', or 'NEAREST' for what cannot be mixed, as labels.
   """
+  outside = _blends(fields) or fields.shift_pixels
   # What comes in from outside is 0, of all channels.
-  filled, fill = bool(np.any(fill)), along_rows(np.asarray(fill, np.float32), images_BHWC.shape)
+  filled, fill = bool(outside and np.any(fill)), along_rows(np.asarray(fill, np.float32), images_BHWC.shape)
   moved = images_BHWC - fill if filled else images_BHWC
+  a, _, move_x, _, d, move_y = tf.unstack(transforms_B6, axis=1)
   if _blends(fields):
     moved = tf.raw_ops.ImageProjectiveTransformV3(
       images=moved,
@@ -85,13 +118,12 @@ def resample(
       interpolation=interpolation,
       fill_mode='CONSTANT',
     )
+  elif fields.shift_pixels:
+    moved, swap = _rows(moved, d, move_y), [0, 2, 1, 3]
+    moved = tf.transpose(_rows(tf.transpose(moved, swap), a, move_x), swap)
   else:
-    a, _, move_x, _, d, move_y = tf.unstack(transforms_B6, axis=1)
-    if fields.shift_pixels or fields.flip_vertical:
-      moved = _rows(moved, d, move_y)
-    if fields.shift_pixels or fields.flip_horizontal:
-      swap = [0, 2, 1, 3]
-      moved = tf.transpose(_rows(tf.transpose(moved, swap), a, move_x), swap)
+    moved = _mirrored(moved, d, 1) if fields.flip_vertical else moved
+    moved = _mirrored(moved, a, 2) if fields.flip_horizontal else moved
   moved = tf.ensure_shape(moved, images_BHWC.shape)
   return moved + fill if filled else moved
 
@@ -99,6 +131,12 @@ def resample(
 def _blends(fields: Any) -> bool:
   """Whether places fall between pixels; if not, `transforms` are made of whole numbers."""
   return bool(fields.rotate_degrees or fields.zoom or fields.crop_area)
+
+
+def _mirrored(images_BHWC: tf.Tensor, step_B: tf.Tensor, axis: int) -> tf.Tensor:
+  """Each image whose step is negative, the other way round along an axis."""
+  # This kind of selection takes whole images; tf.where would broadcast.
+  return tf.raw_ops.Select(condition=step_B < 0, x=tf.reverse(images_BHWC, [axis]), y=images_BHWC)
 
 
 def _rows(images_BHWC: tf.Tensor, step_B: tf.Tensor, start_B: tf.Tensor) -> tf.Tensor:
@@ -155,19 +193,29 @@ def transforms(fields: Any, size: tuple[int, int], draws: tf.Tensor) -> tf.Tenso
   move_y = centre_y - c * (centre_x + dx) - d * (centre_y + dy)
   if fields.crop_area:
     # From a place in the crop, stretched over the whole image, to the place in the image.
-    left, top, wide, high = _crop(fields.crop_area, *(next(columns) for _ in range(4)))
+    left, top, wide, high = _crop(fields.crop_area, *(next(columns) for _ in range(_CROP_DRAWS)))
     a, b, move_x = wide * a, wide * b, wide * (move_x + 0.5) - 0.5 + width * left
     c, d, move_y = high * c, high * d, high * (move_y + 0.5) - 0.5 + height * top
   return tf.stack([a, b, move_x, c, d, move_y], axis=1)
 
 
-def _crop(least: float, area: tf.Tensor, aspect: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def _crop(
+  least: float, area: tf.Tensor, aspect: tf.Tensor, x: tf.Tensor, y: tf.Tensor, wider: tf.Tensor | float = 1.0
+) -> tuple[tf.Tensor, ...]:
   """Left, top, width and height of each image's crop as shares of the image, [B], from uniform numbers [B].
 
   Where a side would be longer than the image's, it is the image's.
+
+  Args:
+    least: share of the area.
+    area: uniform numbers, as are the next three.
+    aspect: likewise.
+    x: likewise.
+    y: likewise.
+    wider: the image's aspect over that of what the crop will fill.
   """
   # Moved round by a half, so that a draw of 0.5 is the whole image.
   area = 1.0 - (1.0 - least) * ((area + 0.5) % 1.0)
-  aspect = tf.exp(math.log(_CROP_ASPECT) * (2.0 * aspect - 1.0))
+  aspect = tf.exp(math.log(_CROP_ASPECT) * (2.0 * aspect - 1.0)) / wider
   wide, high = (tf.minimum(tf.sqrt(side), 1.0) for side in (area * aspect, area / aspect))
   return (1.0 - wide) * x, (1.0 - high) * y, wide, high

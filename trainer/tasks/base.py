@@ -34,6 +34,7 @@ class Task(abc.ABC):
     units: outputs of the model, per example or per place of it.
     activation: what the task itself applies to the outputs, 'softmax' or 'sigmoid'; '' if they are the values wanted.
     draws: uniform numbers that `augment` takes per example; 0 where there is no augmentation.
+    crops: the raw feature, an image in a file's bytes, out of which `cropped` cuts a part; '' where there is no such.
     metrics: the metrics that are sums over examples, in training and in evaluation.
     prediction_modes: metrics that are not such sums, and are computed from the collected predictions of an evaluation;
       each with 'max' or 'min', whichever is better, or '' where neither is.
@@ -48,6 +49,7 @@ class Task(abc.ABC):
   units: int
   activation: str = ''
   draws: int = 0
+  crops: str = ''
   metrics: MetricSet
   prediction_modes: Mapping[str, str] = MappingProxyType({})
   given: str = ''
@@ -86,6 +88,19 @@ class Task(abc.ABC):
     """
     del draws
     return dict(batch)
+
+  def cropped(self, features: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    """As `example`, of a random part of an image, which so is all that is decoded.
+
+    Args:
+      features: the raw example, with `crops` as the bytes of its file.
+      draws: float32 [self.draws], those that `augment_cropped` will have for this example.
+    """
+    raise NotImplementedError
+
+  def augment_cropped(self, batch: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    """What `augment` does beside, to a batch of `cropped` examples."""
+    raise NotImplementedError
 
   @abc.abstractmethod
   def losses(self, outputs: tf.Tensor, batch: Mapping[str, Any]) -> tf.Tensor:

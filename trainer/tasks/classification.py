@@ -121,7 +121,9 @@ class Classification(Task):
     self.activation = 'sigmoid' if fields.single_logit else 'softmax'
     self._inputs = self._make_inputs(fields, features, examples, saved and saved['inputs'])
     self.input_spec, self.given = self._inputs.spec, self._inputs.name
-    self._augmentation = fields
+    self._augmentation, self._uncropped = fields, None
+    if fields.get('crop_area') and self._inputs.has_parts:
+      self.crops, self._uncropped = self._inputs.name, augment.uncropped(fields)
     # Uniform numbers for each of: move, change colours, mix.
     self._draws = self._count_draws(fields)
     self.draws = sum(self._draws)
@@ -131,7 +133,18 @@ class Classification(Task):
 
   def example(self, features: Mapping[str, Any]) -> dict[str, Any]:
     """One raw example -> 'inputs' float32 of `input_spec`, 'targets' int32 []."""
-    return {'inputs': self._inputs(features), 'targets': tf.ensure_shape(tf.cast(features[self._label], tf.int32), [])}
+    return {**self._target(features), 'inputs': self._inputs(features)}
+
+  def _target(self, features: Mapping[str, Any]) -> dict[str, Any]:
+    return {'targets': tf.ensure_shape(tf.cast(features[self._label], tf.int32), [])}
+
+  def cropped(self, features: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    """See the base class."""
+
+    def window(size: tf.Tensor) -> tf.Tensor:
+      return augment.window(self._augmentation, size, self._inputs.spec.shape[:2], draws[: self._draws[0]])
+
+    return {**self._target(features), 'inputs': self._inputs.part(features[self.crops], window)}
 
   def augment(self, batch: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
     """Moves, changes and mixes the images; see the base class.
@@ -139,12 +152,24 @@ class Classification(Task):
     Raises:
       ConfigError: examples are mixed, and the batch of a replica is odd.
     """
+    return self._augmented(self._augmentation, batch, draws)
+
+  def augment_cropped(self, batch: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    """See the base class; raises as `augment`."""
+    return self._augmented(self._uncropped, batch, draws)
+
+  def _augmented(self, moves: Any, batch: Mapping[str, Any], draws: tf.Tensor) -> dict[str, Any]:
+    """Args:
+    moves: values of augment.FIELDS.
+    batch: as for `augment`.
+    draws: likewise.
+    """
     if not self.draws:
       return dict(batch)
     move, change, mix = tf.split(draws, self._draws, axis=1)
     fields, inputs = self._augmentation, batch['inputs']
-    if self._draws[0]:
-      inputs = augment.images(fields, inputs, move, self._inputs.black)
+    if self._draws[0] and (count := augment.draws(moves)):
+      inputs = augment.images(moves, inputs, move[:, :count], self._inputs.black)
     if self._draws[1]:
       raw = self._inputs.raw(inputs) * (255.0 / fields.max_value)
       inputs = self._inputs.normalized(randaugment.images(fields, raw, change) * (fields.max_value / 255.0))

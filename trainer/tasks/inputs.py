@@ -8,7 +8,7 @@ Dimensions: H height, W width, C channels, F numbers of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ FIELDS: dict[str, Field] = {
 STATISTICS_BATCH = 1024
 # Of a vector, as many numbers are shown.
 _SHOWN = 64
+# What libjpeg can divide the sides of an image by as it decodes it; and top, left, height and width at least.
+_JPEG_RATIOS, _LEAST = (1, 2, 4, 8), (0, 0, 1, 1)
 
 
 class Inputs:
@@ -85,6 +87,7 @@ class Inputs:
     self.name = _choose(fields.input, features, target)
     feature = features[self.name]
     self.is_image = isinstance(feature, tfds.features.Image)
+    self._encoded = self.is_image and tf.as_dtype(feature.np_dtype) == tf.uint8
     self._size, self._keep_aspect = tuple(fields.image_size), fields.keep_aspect
     self._parts = row_parts(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
@@ -143,6 +146,41 @@ class Inputs:
       classes = feature.names if isinstance(feature, tfds.features.ClassLabel) else range(width)
       found += ['/'.join(path)] if width == 1 else [f'{"/".join(path)}={part}' for part in classes]
     return found
+
+  @property
+  def has_parts(self) -> bool:
+    """Whether `part` can be had: of images of bytes that are resized."""
+    return self._encoded and bool(self._size)
+
+  def part(self, encoded: tf.Tensor, window: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """A part of an image as the model sees it, resized to all of `spec`; of a JPEG no other part is decoded.
+
+    A JPEG from which less than every other pixel is wanted is decoded at a half, a quarter or an eighth of its size,
+    where each pixel is the mean of those that it stands for.
+
+    Args:
+      encoded: string scalar, the file.
+      window: from the size of the image (int32 [2], height and width) to top, left, height and width of the part.
+    """
+    channels = self.spec.shape[-1]
+
+    def of_jpeg() -> tf.Tensor:
+      place = window(tf.image.extract_jpeg_shape(encoded)[:2])
+      smaller = tf.reduce_min(place[2:] // self._size)
+      decoders = [
+        lambda ratio=ratio: tf.io.decode_and_crop_jpeg(encoded, tf.maximum(place // ratio, _LEAST), channels, ratio)
+        for ratio in _JPEG_RATIOS
+      ]
+      return tf.switch_case(tf.reduce_sum(tf.cast(smaller >= _JPEG_RATIOS[1:], tf.int32)), decoders)
+
+    def of_others() -> tf.Tensor:
+      image = tf.io.decode_image(encoded, channels, expand_animations=False)
+      top, left, height, width = tf.unstack(window(tf.shape(image)[:2]))
+      return image[top : top + height, left : left + width]
+
+    part = tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_others)
+    resized = tf.image.resize(tf.ensure_shape(part, [None, None, channels]), self._size)
+    return self.normalized(tf.ensure_shape(resized, self.spec.shape))
 
   @property
   def black(self) -> np.ndarray:
