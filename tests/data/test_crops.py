@@ -106,6 +106,8 @@ def test_nothing_is_cut_out_where_nothing_is_asked_for(pictures):
   assert task(settings(pictures)).crops == 'image'
   assert task(settings(pictures), crop_area=0.0).crops == ''
   assert made_up.task('classification', crop_area=0.2).crops == ''  # images that stay as large as they are
+  four = made_up.images(shape=(None, None, 4))
+  assert made_up.task('classification', four, image_size=SIZE, crop_area=0.2).crops == ''
 
 
 def test_evaluation_sees_the_middle(pictures):

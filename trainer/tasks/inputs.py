@@ -87,7 +87,7 @@ class Inputs:
     self.name = _choose(fields.input, features, target)
     feature = features[self.name]
     self.is_image = isinstance(feature, tfds.features.Image)
-    self._encoded = self.is_image and tf.as_dtype(feature.np_dtype) == tf.uint8
+    self._of_bytes = self.is_image and tf.as_dtype(feature.np_dtype) == tf.uint8
     self._size, self._keep_aspect = tuple(fields.image_size), fields.keep_aspect
     self._parts = row_parts(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
@@ -149,8 +149,8 @@ class Inputs:
 
   @property
   def has_parts(self) -> bool:
-    """Whether `part` can be had: of images of bytes that are resized."""
-    return self._encoded and bool(self._size)
+    """Whether `part` can be had: of images of bytes that are resized, of as many channels as a JPEG can have."""
+    return self._of_bytes and bool(self._size) and self.spec.shape[-1] in (1, 3)
 
   def part(self, encoded: tf.Tensor, window: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """A part of an image as the model sees it, resized to all of `spec`; of a JPEG no other part is decoded.
