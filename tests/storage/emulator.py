@@ -31,7 +31,7 @@ class Fault:
 
   Attributes:
     kind: 'refuse' (503), 'drop' (the connection ends without an answer), 'slow' (answered late), 'lose' (done, and then
-      the connection ends without an answer).
+      the connection ends without an answer), 'spoil' (a bit in the middle of the body is another).
     pattern: of method, a space, the path and the body's first bytes.
     times: how many requests; each takes one.
     seconds: of 'slow'.
@@ -121,6 +121,9 @@ class _Door(http.server.BaseHTTPRequestHandler):
       self.close_connection = True
       self.connection.shutdown(socket.SHUT_RDWR)
       return
+    if fault and fault.kind == 'spoil':
+      middle = len(body) // 2
+      body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
     if fault and fault.kind == 'slow':
       time.sleep(fault.seconds)
     with kept.lock:  # the precondition and the upload are one

@@ -30,6 +30,9 @@ FIELDS = {
 PARALLEL = 8  # objects that travel at a time
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _PACKAGES = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs', 'az': 'adlfs', 'abfs': 'adlfs'}
+# gcsfs frames an object of up to this size with line feeds alone (simple_upload). A carriage return at its end makes a
+# line's end out of that, of which all is taken away.
+_FRAMED_BYTES, _LOST = 50 * 2**20, b'\r'
 # What another attempt cannot mend.
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
 
@@ -68,8 +71,9 @@ class Bucket:
     os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
     import fsspec
 
+    self._of_google = scheme in ('gs', 'gcs')
     # An emulator knows nobody, and looking for somebody's credentials takes seconds where there are none.
-    options = {'token': 'anon'} if scheme in ('gs', 'gcs') and os.environ.get('STORAGE_EMULATOR_HOST') else {}
+    options = {'token': 'anon'} if self._of_google and os.environ.get('STORAGE_EMULATOR_HOST') else {}
     standard_logging.getLogger('gcsfs').setLevel(standard_logging.CRITICAL)  # tracebacks of what is tried again
     try:
       self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **options)
@@ -113,7 +117,7 @@ class Bucket:
 
   def write(self, name: str, contents: bytes) -> None:
     """Makes the object, or replaces it: whole or not at all."""
-    self._try('write', name, lambda: self._files.pipe_file(self._path(name), contents))
+    self._try('write', name, lambda: self._put(name, contents))
 
   def create(self, name: str, contents: bytes) -> bool:
     """Makes the object if there is none; whether it did. Of several that try at once, one does.
@@ -121,7 +125,7 @@ class Bucket:
     Where an answer is lost, an object of the same contents counts as made by this call: let no two write the same.
     """
     try:
-      self._try('create', name, lambda: self._files.pipe_file(self._path(name), contents, mode='create'))
+      self._try('create', name, lambda: self._put(name, contents, mode='create'))
     except FileExistsError:
       return self.read(name) == contents
     return True
@@ -131,7 +135,7 @@ class Bucket:
     self._each(
       names,
       lambda name: self._try(
-        'upload', prefix + name, lambda: self._files.put_file(os.path.join(folder, name), self._path(prefix + name))
+        'upload', prefix + name, lambda: self._put_file(os.path.join(folder, name), prefix + name)
       ),
     )
 
@@ -174,6 +178,27 @@ class Bucket:
         return
 
     self._each(names, remove)
+
+  def _put(self, name: str, contents: bytes, **options: Any) -> None:
+    if self._of_google:
+      # Said by the service of what it has stored, and held against what was sent.
+      options['consistency'] = 'md5'
+      if contents.endswith(_LOST):
+        options['chunksize'] = len(contents)  # all that is not smaller is sent without a frame
+    self._files.pipe_file(self._path(name), contents, **options)
+
+  def _put_file(self, path: str, name: str) -> None:
+    if not self._of_google:
+      self._files.put_file(path, self._path(name))
+      return
+    with open(path, 'rb') as file:
+      size = file.seek(0, os.SEEK_END)
+      file.seek(max(0, size - len(_LOST)))
+      if size < _FRAMED_BYTES and file.read() == _LOST:
+        file.seek(0)
+        self._put(name, file.read())
+        return
+    self._files.put_file(path, self._path(name), consistency='md5')
 
   def _path(self, name: str) -> str:
     return f'{self._root}/{name}'
