@@ -28,7 +28,8 @@ ONE_OF_EACH = {
 ONE_OF_EACH = {kind: name for kind, name in ONE_OF_EACH.items() if kind[0] not in ELSEWHERE}
 RUNS = [(name, 'mixed_bfloat16', 'two devices') for name in sorted({*ONE_OF_EACH.values(), *ALL_WAYS})]
 RUNS += [(name, 'float32', 'one device') for name in ALL_WAYS]
-RUNS += [(name, 'float32', 'two devices') for name in ALL_WAYS]
+_ONE_MORE = [] if ALL_WAYS is NAMES else [pytest.mark.thorough]
+RUNS += [pytest.param(name, 'float32', 'two devices', marks=_ONE_MORE) for name in ALL_WAYS]
 RUNS += [(name, 'mixed_bfloat16', 'one device') for name in ALL_WAYS]
 
 

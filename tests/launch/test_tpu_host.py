@@ -254,7 +254,7 @@ def test_doctor_uses_the_bucket_as_a_run_does(doctor, monkeypatch):
     assert doctor.work_directory(url) == f'{url} can be written to, read and cleared'
     assert storage.requests['POST upload'] == 1
     assert storage.names() == []
-    storage.faults.append(emulator.Fault('refuse', 'POST', times=100))
+    storage.faults.append(emulator.Fault('forbid', 'POST', times=100))
     with pytest.raises(doctor.Fault) as raised:
       doctor.work_directory(url)
   assert str(raised.value).startswith(f'{url} cannot be written to, read and cleared (cannot write {url}/doctor-')

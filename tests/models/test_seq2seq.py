@@ -122,7 +122,7 @@ def test_a_saved_model_is_the_same_model(family, tmp_path):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-@pytest.mark.parametrize('policy', ['float32', 'mixed_bfloat16'])
+@pytest.mark.parametrize('policy', [pytest.param('float32', marks=pytest.mark.thorough), 'mixed_bfloat16'])
 def test_it_compiles_and_learns(family, policy):
   keras.config.set_dtype_policy(policy)
   try:

@@ -23,12 +23,12 @@ def test_the_page_has_no_other_commands():
   ]
 
 
-@pytest.mark.slow
 def test_a_plan_for_this_machine(tmp_path):
   (command,) = (each for each in TRAINER if not any('--target' in flag for flag in each))
-  assert main.run(['trainer', *command, f'--workdir={tmp_path}']) == 0
+  # With all of its blocks this takes half a minute.
+  assert main.run(['trainer', *command, f'--workdir={tmp_path}', '--config.model.layers=1']) == 0
   plan = json.loads((tmp_path / 'plan.json').read_text())
-  assert plan['parameters']['all'] == 124_439_808 and plan['target'] is None
+  assert plan['config']['model']['size'] == 'gpt2' and plan['target'] is None
 
 
 @pytest.mark.parametrize('command', [each for each in TRAINER if any('--target' in flag for flag in each)])

@@ -30,8 +30,8 @@ class Fault:
   """What becomes of the next requests that match.
 
   Attributes:
-    kind: 'refuse' (503), 'drop' (the connection ends without an answer), 'slow' (answered late), 'lose' (done, and then
-      the connection ends without an answer), 'spoil' (a bit in the middle of the body is another).
+    kind: 'refuse' (503), 'forbid' (403), 'drop' (the connection ends without an answer), 'slow' (answered late), 'lose'
+      (done, and then the connection ends without an answer), 'spoil' (a bit in the middle of the body is another).
     pattern: of method, a space, the path and the body's first bytes.
     times: how many requests; each takes one.
     seconds: of 'slow'.
@@ -116,6 +116,9 @@ class _Door(http.server.BaseHTTPRequestHandler):
       kept.requests[f'{self.command} {_kind(self.path)}'] += 1
     if fault and fault.kind == 'refuse':
       self._answer(503, b'{"error": {"code": 503, "message": "try again"}}', {'Content-Type': 'application/json'})
+      return
+    if fault and fault.kind == 'forbid':
+      self._answer(403, b'{"error": {"code": 403, "message": "no access"}}', {'Content-Type': 'application/json'})
       return
     if fault and fault.kind == 'drop':
       self.close_connection = True

@@ -113,7 +113,7 @@ def test_killed_in_an_upload_and_resumed_on_another_machine_it_ends_with_the_sam
   assert f'<code>{URL}/checkpoints/60</code>' in page.read_text()
 
 
-@pytest.mark.parametrize('source', ['memory', 'lanes'])
+@pytest.mark.parametrize('source', [pytest.param('memory', marks=pytest.mark.thorough), 'lanes'])
 def test_config_and_data_are_read_from_a_bucket_the_latter_by_tensorflow_s_own_client(
   storage, environment, tmp_path, data_dir, run_trainer, whole, source
 ):

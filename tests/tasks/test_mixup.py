@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_the_mixed_labels(changes):
   np.testing.assert_allclose(task.losses(outputs, mixed), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('source', ['memory', 'lanes'])
+@pytest.mark.parametrize('source', [pytest.param('memory', marks=pytest.mark.thorough), 'lanes'])
 def test_who_is_mixed_with_whom_depends_on_no_topology(data_dir, source):
   settings = small.config(data_dir, source=source, batch=16, train_split='train[:93]', lanes=4)
   dataset = open_dataset(settings)

@@ -60,8 +60,14 @@ def test_losses_are_the_same(changes, xla):
   np.testing.assert_allclose(losses(xla, **changes), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('xla', ['off', 'on'])
-@pytest.mark.parametrize('remat', ['blocks', 'attention'])
+@pytest.mark.parametrize(
+  ('remat', 'xla'),
+  [
+    ('blocks', 'on'),
+    ('attention', 'off'),
+    *(pytest.param(*way, marks=pytest.mark.thorough) for way in (('blocks', 'off'), ('attention', 'on'))),
+  ],
+)
 def test_dropout_is_the_same_when_it_is_computed_again(remat, xla):
   np.testing.assert_allclose(losses(xla, 0.3, model__remat=remat), losses(xla, 0.3), rtol=1e-5)
   assert np.abs(losses(xla, 0.3) - losses(xla)).max() > 1e-3
