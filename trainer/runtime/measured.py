@@ -89,8 +89,9 @@ def write(of: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
   name = path(of)
   os.makedirs(os.path.dirname(name), exist_ok=True)
   own = f'{name}.{os.getpid()}'  # another process may write the same
-  durable.replace(own, (json.dumps({'version': VERSION, 'key': of, **choice}, indent=2) + '\n').encode())
-  os.replace(own, name)
+  with open(own, 'w') as file:
+    file.write(json.dumps({'version': VERSION, 'key': of, **choice}, indent=2) + '\n')
+  durable.settle(own, name)
   return name
 
 

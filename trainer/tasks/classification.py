@@ -168,7 +168,7 @@ class Classification(Task):
       return dict(batch)
     move, change, mix = tf.split(draws, self._draws, axis=1)
     fields, inputs = self._augmentation, batch['inputs']
-    if self._draws[0] and (count := augment.draws(moves)):
+    if count := augment.draws(moves):
       inputs = augment.images(moves, inputs, move[:, :count], self._inputs.black)
     if self._draws[1]:
       raw = self._inputs.raw(inputs) * (255.0 / fields.max_value)

@@ -62,6 +62,7 @@ class Inputs:
   Attributes:
     spec: tf.TensorSpec of one example's inputs: float32 [H, W, C] or [F], or whatever shape the feature has.
     is_image: whether the feature is an image.
+    has_parts: whether `part` can be had: of images of bytes that are resized, of as many channels as a JPEG can have.
   """
 
   def __init__(
@@ -87,11 +88,12 @@ class Inputs:
     self.name = _choose(fields.input, features, target)
     feature = features[self.name]
     self.is_image = isinstance(feature, tfds.features.Image)
-    self._of_bytes = self.is_image and tf.as_dtype(feature.np_dtype) == tf.uint8
     self._size, self._keep_aspect = tuple(fields.image_size), fields.keep_aspect
     self._parts = row_parts(self.name, feature) if isinstance(feature, tfds.features.FeaturesDict) else {}
     shape = self._shape(feature)
     self.spec = tf.TensorSpec(shape, tf.float32)
+    of_bytes = self.is_image and tf.as_dtype(feature.np_dtype) == tf.uint8
+    self.has_parts = of_bytes and bool(self._size) and shape[-1] in (1, 3)
     self._how = fields.normalize
     if self._how == 'auto':
       self._how = ('scale' if tf.as_dtype(feature.np_dtype).is_integer else 'none') if self.is_image else 'standardize'
@@ -146,11 +148,6 @@ class Inputs:
       classes = feature.names if isinstance(feature, tfds.features.ClassLabel) else range(width)
       found += ['/'.join(path)] if width == 1 else [f'{"/".join(path)}={part}' for part in classes]
     return found
-
-  @property
-  def has_parts(self) -> bool:
-    """Whether `part` can be had: of images of bytes that are resized, of as many channels as a JPEG can have."""
-    return self._of_bytes and bool(self._size) and self.spec.shape[-1] in (1, 3)
 
   def part(self, encoded: tf.Tensor, window: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """A part of an image as the model sees it, resized to all of `spec`; of a JPEG no other part is decoded.
